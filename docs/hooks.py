@@ -250,6 +250,12 @@ def public_names() -> dict[str, str]:
     return {name: full for name, full in names.items() if not name.startswith("_")}
 
 
+STAND_INS = {
+    "write_mimic_cxr_jpg": "medlt.data.phantom.mimic_cxr_jpg.write_mimic_cxr_jpg",
+    "tiny_stable_diffusion": "medlt.testing.tiny_stable_diffusion",
+}
+
+
 def api_page() -> str:
     """Return the page "Python": what `import medlt` offers, from the docstrings."""
     parts = [
@@ -257,6 +263,8 @@ def api_page() -> str:
         "These names are the public interface: `import medlt` offers them, and each is imported when it is first used.",
         "Other modules can be imported too, but their names may change between versions.\n",
         *(f"::: {full}\n    options:\n      heading: medlt.{name}\n" for name, full in public_names().items()),
+        "`medlt.testing` writes small stand-ins for data and weights that are not there:\n",
+        *(f"::: {full}\n    options:\n      heading: medlt.testing.{name}\n" for name, full in STAND_INS.items()),
     ]
     return "\n".join(parts)
 

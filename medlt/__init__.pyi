@@ -6,6 +6,10 @@ from .api.calls import evaluate as evaluate
 from .api.calls import finetune as finetune
 from .api.collection import Collection as Collection
 from .api.collection import CollectionSummary as CollectionSummary
+from .api.conversion import Conversion as Conversion
+from .api.conversion import convert as convert
+from .api.releases import release as release
+from .api.releases import verify_release as verify_release
 from .api.results import Audit as Audit
 from .api.results import Verdict as Verdict
 from .api.run import Run as Run
@@ -20,6 +24,8 @@ from .plugins import CheckPlugin as CheckPlugin
 from .plugins import CodecPlugin as CodecPlugin
 from .plugins import LayoutPlugin as LayoutPlugin
 from .plugins import MethodPlugin as MethodPlugin
+from .report.grid import grid as grid
+from .report.notebook import VerdictView as VerdictView
 from .types import Batch as Batch
 from .types import CheckResult as CheckResult
 from .types import InputError as InputError

@@ -1,18 +1,21 @@
-"""Tiny implementations of every protocol, for unit tests.
+"""Tiny implementations of every protocol, for unit tests, and small stand-ins for data and weights that are not there.
 
-Each is exact where a trained network is only approximate, so that a test can state the expected result.
+Each implementation is exact where a trained network is only approximate, so that a test can state the expected result.
+`write_mimic_cxr_jpg` and `tiny_stable_diffusion` write folders in a published layout, to try medlt on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medlt.data.phantom.mimic_cxr_jpg import write_mimic_cxr_jpg as write_mimic_cxr_jpg
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.labels import LabelVector
 from medlt.rng import numpy_generator
@@ -140,6 +143,18 @@ class Discs:
         distance = ((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2).sqrt()
         image = 0.2 * axis[:, None] + light * torch.sigmoid((radius - distance) * 40)
         return {"uid": self.uids[index], "image": image.float()[None].clamp(0, 1)}
+
+
+def tiny_stable_diffusion(folder: str | Path, seed: int = 0) -> Path:
+    """Write an untrained Stable Diffusion 1.5 of 1.2 million weights as a diffusers folder, and return the folder.
+
+    Every file is there, codec and tokenizer included, with random weights. The codec is 4 times smaller than the image.
+    Raises InputError for a folder that exists.
+    """
+    from medlt.diffusion.stable.untrained import untrained
+
+    sizes: dict[str, Any] = {"widths": (32, 64), "layers": 1, "text_width": 32, "text_layers": 1, "vae": (16, 32, 32)}
+    return untrained(Path(folder), seed=seed, **sizes)
 
 
 def tiny_autoencoder_kl(seed: int = 0, **changes: Any) -> Any:

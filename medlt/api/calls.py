@@ -26,8 +26,8 @@ C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 
 def augment(
     collection: Collection | str | Path, method: str | Mapping[str, Any] | None = None,
-    targets: int | Mapping[str, Any] | None = None, seed: int = 0, *, output_dir: str | Path | None = None,
-    evaluate: bool = False, progress: bool | Progress = True, **settings: Any,
+    targets: int | Mapping[str, Any] | None = None, seed: int = 0, *, model: str | Path | None = None,
+    output_dir: str | Path | None = None, evaluate: bool = False, progress: bool | Progress = True, **settings: Any,
 ) -> Run:  # fmt: skip
     """Fill the long tail of a collection with synthetic images, and check them; returns the finished run.
 
@@ -41,6 +41,7 @@ def augment(
         targets: train positives wanted for each tail finding, or the keys of the section `targets`. Default: 100, or
             in a small collection as many as the rarest finding that is not tail has.
         seed: decides every image, split and batch.
+        model: a Stable Diffusion checkpoint to fine-tune and sample, as for `finetune`.
         output_dir: the run folder. Default: runs/METHOD-DIGEST; the digest is of the rows and of all settings.
         evaluate: also train classifiers with and without the images, for `Run.verdict`.
         progress: True shows bars or lines on stderr; or a callable (stage, done, total).
@@ -57,7 +58,7 @@ def augment(
         >>> paths = run.images("Hernia").paths
     """
     given = {"method": method, "targets": targets, "seed": seed, "output_dir": output_dir, **settings}
-    config = run_config(as_collection(collection), given)
+    config = run_config(as_collection(collection), _with_model(model, given))
 
     from medlt.recipes import augment as images_only
     from medlt.recipes import run as with_verdict
@@ -90,9 +91,7 @@ def finetune(
         >>> folder = run.export("diffusers", "generator")
     """
     given: dict[str, Any] = {"method": "noise", "seed": seed, "output_dir": output_dir, **settings}
-    if model is not None:
-        given["denoiser"] = _stable_diffusion(model, given)
-    config = run_config(as_collection(collection), given)
+    config = run_config(as_collection(collection), _with_model(model, given))
 
     from medlt.recipes import train
 
@@ -120,7 +119,8 @@ def evaluate(
         output_dir: the folder. Default: runs/verdict-DIGEST.
         progress: as for `augment`.
         settings: any key of an experiment's config, as for `augment`. `evaluation={"workers": 4}` trains arms in
-            processes, for a script whose calls stand under `if __name__ == "__main__":`.
+            processes, for a script with `if __name__ == "__main__":`. On a CPU, fewer than 300 train images get a brief
+            comparison, enough to try; for a verdict give more: `evaluation={"seeds": 5, "steps": "plateau"}`.
 
     Raises:
         InputError: without runs and arms, for a run that is not finished, and as `augment`.
@@ -131,9 +131,9 @@ def evaluate(
     """
     if "sources" in settings:
         raise InputError("sources: give finished runs as runs={NAME: run}")
-    sources = sources_of(collection, runs)
+    sources, rows = sources_of(collection, runs), real_rows(collection)
     given = {"seed": seed, "output_dir": output_dir, **settings, "arms": arms_of(sources, arms)}
-    config = evaluate_config(real_rows(collection), usual(sources), given)
+    config = evaluate_config(rows, usual(rows, sources, settings.get("device")), given)
 
     from medlt.recipes import evaluate as recipe
 
@@ -169,13 +169,15 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
         return Audit.of(recipe.main(folder, recipe.AuditOptions(**options), callback))
 
 
-def _stable_diffusion(model: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section denoiser for a checkpoint. Raises InputError where the settings name another one."""
+def _with_model(model: str | Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with a checkpoint in the section denoiser. Raises InputError where they name another one."""
+    if model is None:
+        return given
     section = given.get("denoiser", {})
     if {"denoiser.kind", "denoiser.model"} & {*given} or {"kind", "model"} & {*section}:
         raise InputError("model is given twice; give model=..., or denoiser={'kind': ..., 'model': ...}")
     checkpoint = {"kind": "folder", "path": str(Path(model).expanduser())}
-    return {"kind": "stable-diffusion", "model": checkpoint, **section}
+    return {**given, "denoiser": {"kind": "stable-diffusion", "model": checkpoint, **section}}
 
 
 def _finished(recipe: Callable[[C, Progress], Path], config: C, progress: bool | Progress) -> Run:

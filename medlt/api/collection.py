@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
+from medlt.api.messages import in_python
 from medlt.data.layouts import read_layout
 from medlt.data.layouts.reading import open_table
 from medlt.data.manifest import RESERVED, SPLITS, Manifest
 from medlt.files import digest, write_table
 from medlt.metrics.auroc_power import smallest_visible_gains
 from medlt.metrics.groups import group
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from medlt.data.loaders import Radiographs
 
 FOLDERS = ("images", "labels", "masks")
@@ -133,7 +136,7 @@ class Collection:
         try:
             result = read_layout(layout, Path(source).expanduser(), paths)
         except InputError as error:
-            raise InputError(_in_python(str(error))) from None
+            raise InputError(in_python(str(error))) from None
         result.write_files()
         return cls(result.manifest, None, tuple(result.notes))
 
@@ -212,6 +215,30 @@ class Collection:
 
         return dataset(self.manifest.split(split), size)
 
+    def paths(self, finding: str | None = None, split: str = "train") -> tuple[Path, ...]:
+        """Return the image files of one split: those of the positives of a finding, or all.
+
+        Raises InputError for a finding that the collection does not have.
+        """
+        part = self.manifest.split(split)
+        if finding is not None and finding not in self.findings:
+            close = did_you_mean(finding, self.findings) or ";"
+            raise InputError(f"no finding {finding!r}{close} the collection has {', '.join(self.findings)}")
+        rows = part.rows if finding is None else part.rows[part.rows[finding] == 1]
+        return tuple(part.file(str(uid)) for uid in rows.index)
+
+    def mask(self, uid: str, finding: str, size: int = 224) -> np.ndarray:
+        """Return where a finding is in an image by its mask or box, bool [size,size].
+
+        Raises InputError for an image without one, and for a mask that does not fit its image.
+        """
+        from medlt.data.regions import Regions
+
+        regions = Regions.of(self.manifest.where(self.manifest.rows.index.to_series() == uid))
+        if regions.kind(uid, finding) is None:
+            raise InputError(f"{finding}: image {uid!r} has no mask or box of it; see the columns mask_{finding}")
+        return regions.pixels(uid, finding, size)
+
     def place(self, folder: Path) -> Path:
         """Return where the manifest lies: its file, or FOLDER/collection-DIGEST.parquet for rows in memory."""
         return self.file or Path(folder).expanduser().absolute() / f"collection-{self.digest()}.parquet"
@@ -252,17 +279,6 @@ def as_collection(given: Collection | str | Path) -> Collection:
             f"{path.absolute()}: is a config; run it with `medlt augment {path}`, or give the collection that it names"
         )
     return Collection.from_csv(path)
-
-
-def _in_python(message: str) -> str:
-    """Return a message of a layout with keyword arguments in place of command-line options."""
-    message = re.sub(r"--column (\w+)=(\w+)", r"column={'\1': '\2'}", message)
-    message = re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: ('[^']*'|[A-Z][A-Za-z,.]*))?", _keyword, message)
-    return message.replace("check SRC", "check the path")
-
-
-def _keyword(option: re.Match[str]) -> str:
-    return f"{option[1].replace('-', '_')}={option[2] or '...'}"
 
 
 def _label_columns(

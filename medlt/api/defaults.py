@@ -105,6 +105,12 @@ def is_quick(collection: Collection, device: str) -> bool:
     return not device.startswith("cuda") and int((collection.manifest.rows["split"] == "train").sum()) < QUICK_BELOW
 
 
+def quick_evaluation() -> dict[str, Any]:
+    """Return the brief comparison of QUICK: minutes on a CPU, and enough to try; a verdict needs more."""
+    brief: dict[str, Any] = yaml.safe_load(catalogue.path(QUICK).read_text())["evaluation"]
+    return brief
+
+
 def _shipped(name: str) -> dict[str, Any]:
     """Return the sizes and trainings of a shipped config."""
     tree: dict[str, Any] = yaml.safe_load(catalogue.path(name).read_text())

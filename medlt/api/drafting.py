@@ -13,8 +13,7 @@ import yaml
 
 from medlt import config as configs
 from medlt.api.collection import Collection, CollectionSummary
-from medlt.api.defaults import QUICK, defaults, is_quick, machine
-from medlt.config import catalogue
+from medlt.api.defaults import defaults, is_quick, machine, quick_evaluation
 from medlt.data.regions import Regions
 from medlt.files import atomic
 from medlt.progress.lines import duration
@@ -123,8 +122,10 @@ def _evaluation(collection: Collection, device: str) -> tuple[dict[str, Any] | N
     if missing := [name for name in ("val", "test") if not splits.get(name)]:
         return None, f"no comparison: no image has split {' or '.join(missing)}; `medlt manifest --resplit` makes them"
     if is_quick(collection, device):
-        brief: dict[str, Any] = yaml.safe_load(catalogue.path(QUICK).read_text())["evaluation"]
-        return brief, "a brief comparison, enough to try; for a verdict leave only `seeds: 3`, which takes hours"
+        return (
+            quick_evaluation(),
+            "a brief comparison, enough to try; for a verdict leave only `seeds: 3`, which takes hours",
+        )
     return {"seeds": 3}, "the comparison: does it help a classifier? null: make images without it"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from medlt import config as configs
 from medlt.api.collection import Collection, as_collection
-from medlt.api.defaults import cores
+from medlt.api.defaults import cores, is_quick, quick_evaluation
 from medlt.api.run import Run, load
 from medlt.files import REAL_ROWS
 from medlt.types import InputError
@@ -65,15 +65,22 @@ def arms_of(
     return {name: dict(arm or {}) for name, arm in arms.items()}
 
 
-def usual(sources: Mapping[str, Run]) -> dict[str, Any]:
-    """Return an experiment's settings for someone who gives none: the first run's device, tail and image size."""
+def usual(collection: Collection, sources: Mapping[str, Run], device: str | None) -> dict[str, Any]:
+    """Return an experiment's settings for someone who gives none: the first run's device, tail and image size.
+
+    device: that of the caller, who may give one. On a CPU, a small collection gets the brief comparison of
+    `medlt.api.defaults.QUICK`, with one thread.
+    """
     tree: dict[str, Any] = {"sources": {name: {"run": str(run.folder)} for name, run in sources.items()}}
     first = next(iter(sources.values()), None)
-    tree["threads"] = cores()  # one process: further ones would need a script with `if __name__ == "__main__"`
-    if first is None:
+    config = None if first is None else first.config
+    assert config is None or isinstance(config, configs.RunConfig)
+    quick = is_quick(collection, device or ("cpu" if config is None else config.device))
+    tree["threads"] = 1 if quick else cores()  # in one process: more would need `if __name__ == "__main__"`
+    if quick:
+        tree["evaluation"] = quick_evaluation()
+    if config is None:
         return tree
-    config = first.config
-    assert isinstance(config, configs.RunConfig)
     tree |= {"device": config.device, "targets": config.targets.model_dump(mode="json")}
     tree["classifier"] = config.classifier.model_dump(mode="json", include=set(SAME))
     return tree

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -126,12 +126,36 @@ class Run:
 
         Raises InputError for an experiment, or a run that made no images.
         """
-        return self._table("checks.parquet")
+        return self.table("checks")
 
     @property
     def plan(self) -> pd.DataFrame:
         """One row a candidate image, indexed by uid: finding, slot, candidate, parents and seed."""
-        return self._table("plan.parquet")
+        return self.table("plan")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return RUN/NAME.parquet, such as localisation, quality or comparisons: see docs/reference/files.md.
+
+        Raises InputError for a table that the run does not have.
+        """
+        file = Path(self.folder) / f"{name}.parquet"
+        if not file.is_file():
+            known = sorted(path.stem for path in Path(self.folder).glob("*.parquet"))
+            close = did_you_mean(name, known) or ";"
+            raise InputError(f"{file.absolute()}: no such table{close} the run has {', '.join(known) or 'none'}")
+        return read_table(file)
+
+    def explain(self, uids: Iterable[str]) -> dict[str, Tensor]:
+        """Return how images of `run.plan` came about, stage -> float32 [N,1,H,W] in [0,1]. They are made again.
+
+        Of fusion and recompose: tail and head (their parents), cam_tail and cam_head (activation maps, or a given mask
+        or box), mask (1: pixels of the tail image), fused, and refined, the image. Of fusion also code_tail, code_head
+        and code_fused, the tokens of the sparse code, int64 [N,L,h,w]. Raises InputError for another method, and for a
+        uid that is not in the plan.
+        """
+        from medlt.recipes import explain
+
+        return explain.main(self.folder, list(uids))
 
     @property
     def report(self) -> Path:
@@ -190,12 +214,6 @@ class Run:
         folder = Path(self.folder).absolute()
         place = folder.with_name(f"{folder.name}-{format}") if out is None else Path(out).expanduser()
         return export(self.folder, format, place, **options)
-
-    def _table(self, name: str) -> pd.DataFrame:
-        file = self.folder / name
-        if not file.is_file():
-            raise InputError(f"{file.absolute()}: no such file; only a run that made images has one, see medlt.augment")
-        return read_table(file)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"

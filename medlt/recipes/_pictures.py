@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from medlt import config as configs
 from medlt.data.convert.encode import png
@@ -16,12 +16,11 @@ from medlt.data.manifest import Manifest
 from medlt.evaluation.sources import SourceImages
 from medlt.files import write_bytes, write_table, write_text
 from medlt.recipes._setup import RunFolder
+from medlt.report.grid import GAP, titles_of
 from medlt.report.panels import save_panel
 from medlt.types import Synthesizer
 from medlt.writer import synthetic_png, to_uint8
 
-GAP = 2
-"""Width of the gaps in grid.png, px."""
 REJECTED = 24
 """Most rejected images that are made again for the report."""
 SOURCE = 32
@@ -67,18 +66,6 @@ def show_grid(run: RunFolder[configs.RunConfig], made: Manifest, each: int = 8) 
             canvas[top : top + size, left : left + size] = np.asarray(image)
     write_bytes(run.path("grid.png"), synthetic_png(canvas, run_id=str(chosen["run"].iloc[0])))
     write_text(run.path("grid.csv"), chosen[["finding"]].assign(column=column).to_csv())
-
-
-def titles_of(names: list[str], size: int) -> np.ndarray:
-    """Return the names of rows of `size` px, one below the other, as white text on black: uint8 [H,W]."""
-    font = ImageFont.load_default(max(10, size // 12))
-    texts = [name.replace("_", " ") for name in names]
-    width = int(max(font.getlength(text) for text in texts)) + 4 * GAP
-    drawing = Image.new("L", (width, (size + GAP) * len(names) - GAP))
-    draw = ImageDraw.Draw(drawing)
-    for row, text in enumerate(texts):
-        draw.text((GAP, row * (size + GAP) + size // 2), text, fill=255, font=font, anchor="lm")
-    return np.asarray(drawing)
 
 
 def show_rejected(

@@ -48,13 +48,15 @@ from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
 PANELS = ("tail", "head", "cam_tail", "cam_head", "mask", "fused", "refined")
+TOKENS = ("code_tail", "code_head", "code_fused")
 
 
 @dataclass(frozen=True)
 class _Fused:
     """Rows before refinement; z, z_tail, z_head: standardised [B,C,h,w]; maps and omega: [B,h,w].
 
-    measured: one row each, the columns that `LatentFusion.run` adds.
+    tokens: the largest of each group, int64 [B,L,h,w], of the tail image, of the head image and fused; measured: one
+    row each, the columns that `LatentFusion.run` adds.
     """
 
     z_tail: Tensor
@@ -63,6 +65,7 @@ class _Fused:
     cam_head: Tensor
     omega: Tensor
     z: Tensor
+    tokens: tuple[Tensor, Tensor, Tensor]
     labels: np.ndarray
     measured: pd.DataFrame
 
@@ -139,6 +142,11 @@ class LatentFusion:
         panels = [self._panels(part) for part in self.train.batches(rows, PARENTS, self.batch_size)]
         return {name: torch.cat([panel[name] for panel in panels]) for name in PANELS} if panels else {}
 
+    def tokens(self, rows: pd.DataFrame) -> dict[str, Tensor]:
+        """Return the tokens of `rows`, int64 [B,L,h,w] in 0 to V-1: code_tail, code_head and code_fused."""
+        parts = [self._fuse(part).tokens for part in self.train.batches(rows, PARENTS, self.batch_size)]
+        return {name: torch.cat([part[i].cpu() for part in parts]) for i, name in enumerate(TOKENS) if parts}
+
     def with_guidance(self, guidance: tuple[Guide, ...]) -> LatentFusion:
         """Return the same method with these guides."""
         return replace(self, guidance=guidance)
@@ -163,7 +171,8 @@ class LatentFusion:
         s, omega = fuse(a, b, tail, generic, coin, self.rule)
         labels, evidence = self._labels(rows, omega)
         measured = self._measured(tails, findings, of_tail, omega, evidence).set_index(rows.index)
-        return _Fused(z_a, z_b, cam_a, cam_b, omega, self.explainer.decode(s), labels, measured)
+        tokens = a.argmax(2), b.argmax(2), s.argmax(2)
+        return _Fused(z_a, z_b, cam_a, cam_b, omega, self.explainer.decode(s), tokens, labels, measured)
 
     def _columns(self, rows: pd.DataFrame) -> np.ndarray:
         """Return the column of each head finding, -1 for an empty name."""

@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import medlt
 from medlt import config as configs
 from medlt.api import calls
+from medlt.api.experiment import usual
+from medlt.config import catalogue
 from medlt.training.runtime import silent
 
 
@@ -251,3 +254,11 @@ def test_load_of_a_run_that_was_moved(tiny_run: medlt.Run, tmp_path: Path) -> No
     moved = medlt.load(str(tmp_path / "moved"))
     assert moved.config.output_dir == tmp_path / "moved"
     assert len(moved.images()) == len(tiny_run.images())
+
+
+def test_an_experiment_on_a_small_collection_is_brief_on_a_cpu_alone(tiny_collection: medlt.Collection) -> None:
+    shipped = yaml.safe_load(catalogue.path("dicom_folder/quick").read_text())["evaluation"]
+    brief = usual(tiny_collection, {}, None)
+    assert brief["evaluation"] == shipped
+    assert brief["threads"] == 1
+    assert "evaluation" not in usual(tiny_collection, {}, "cuda")

@@ -18,6 +18,7 @@ NAMES = [
     "CodecPlugin",
     "Collection",
     "CollectionSummary",
+    "Conversion",
     "EvaluateConfig",
     "InputError",
     "LayoutPlugin",
@@ -30,12 +31,17 @@ NAMES = [
     "RunConfig",
     "SyntheticImages",
     "Verdict",
+    "VerdictView",
     "__version__",
     "audit",
     "augment",
+    "convert",
     "evaluate",
     "finetune",
+    "grid",
     "load",
+    "release",
+    "verify_release",
 ]
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from medlt.recipes._pictures import rejected_rows, titles_of
+from medlt.recipes._pictures import rejected_rows
+from medlt.report.grid import titles_of
 
 
 def test_one_rejected_image_for_each_finding_and_first_failed_check() -> None:
