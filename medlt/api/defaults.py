@@ -105,10 +105,10 @@ def is_quick(collection: Collection, device: str) -> bool:
     return not device.startswith("cuda") and int((collection.manifest.rows["split"] == "train").sum()) < QUICK_BELOW
 
 
-def quick_evaluation() -> dict[str, Any]:
-    """Return the brief comparison of QUICK: minutes on a CPU, and enough to try; a verdict needs more."""
-    brief: dict[str, Any] = yaml.safe_load(catalogue.path(QUICK).read_text())["evaluation"]
-    return brief
+def quick_section(name: str) -> dict[str, Any]:
+    """Return a section of QUICK. Its comparison takes minutes on a CPU, and is enough to try; a verdict needs more."""
+    section: dict[str, Any] = yaml.safe_load(catalogue.path(QUICK).read_text())[name]
+    return section
 
 
 def _shipped(name: str) -> dict[str, Any]:

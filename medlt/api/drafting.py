@@ -13,7 +13,7 @@ import yaml
 
 from medlt import config as configs
 from medlt.api.collection import Collection, CollectionSummary
-from medlt.api.defaults import defaults, is_quick, machine, quick_evaluation
+from medlt.api.defaults import defaults, is_quick, machine, quick_section
 from medlt.data.regions import Regions
 from medlt.files import atomic
 from medlt.progress.lines import duration
@@ -74,7 +74,7 @@ def _chosen(collection: Collection, table: Path, out: Path) -> tuple[dict[str, A
     tail = collection.summary().tail
     if not tail:
         raise InputError(f"{table}: no finding of the collection is rare, so there is nothing to augment")
-    method, reason = _method(collection, tail)
+    method, reason = _method(collection, tail, is_quick(collection, here.device))
     evaluation, remark = _evaluation(collection, here.device)
     place = table.absolute()
     near = place.relative_to(out.absolute().parent) if place.is_relative_to(out.absolute().parent) else place
@@ -101,7 +101,7 @@ def _where(device: str) -> str:
     return "this GPU" if device.startswith("cuda") else "a CPU"
 
 
-def _method(collection: Collection, tail: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+def _method(collection: Collection, tail: tuple[str, ...], quick: bool) -> tuple[dict[str, Any], str]:
     """Return the method's section and the reason: real lesions where their place is known, else latent fusion."""
     regions = Regions.of(collection.manifest.split("train"))
     known = {name: len(regions.known(name)) for name in regions.findings}
@@ -110,9 +110,11 @@ def _method(collection: Collection, tail: tuple[str, ...]) -> tuple[dict[str, An
             "masks or boxes say where each rare finding is, so real lesions are pasted on other patients; "
             "others: fusion, edit, noise, diffult, minority, longtail"
         )
-    return {"kind": "fusion"}, (
+    sharp = {"image_size": quick_section("method")["image_size"]} if quick else {}
+    return {"kind": "fusion", **sharp}, (
         "latent fusion needs no masks; with masks or boxes of the rare findings, recompose pastes real lesions; "
         "others: edit, noise, diffult, minority, longtail"
+        + ("; image_size: the fused change is enlarged and added to real images of this side" if quick else "")
     )
 
 
@@ -123,7 +125,7 @@ def _evaluation(collection: Collection, device: str) -> tuple[dict[str, Any] | N
         return None, f"no comparison: no image has split {' or '.join(missing)}; `medlt manifest --resplit` makes them"
     if is_quick(collection, device):
         return (
-            quick_evaluation(),
+            quick_section("evaluation"),
             "a brief comparison, enough to try; for a verdict leave only `seeds: 3`, which takes hours",
         )
     return {"seeds": 3}, "the comparison: does it help a classifier? null: make images without it"

@@ -8,7 +8,7 @@ from typing import Any
 
 from medlt import config as configs
 from medlt.api.collection import Collection, as_collection
-from medlt.api.defaults import cores, is_quick, quick_evaluation
+from medlt.api.defaults import cores, is_quick, quick_section
 from medlt.api.run import Run, load
 from medlt.files import REAL_ROWS
 from medlt.types import InputError
@@ -78,7 +78,7 @@ def usual(collection: Collection, sources: Mapping[str, Run], device: str | None
     quick = is_quick(collection, device or ("cpu" if config is None else config.device))
     tree["threads"] = 1 if quick else cores()  # in one process: more would need `if __name__ == "__main__"`
     if quick:
-        tree["evaluation"] = quick_evaluation()
+        tree["evaluation"] = quick_section("evaluation")
     if config is None:
         return tree
     tree |= {"device": config.device, "targets": config.targets.model_dump(mode="json")}

@@ -74,7 +74,8 @@ def test_the_method_follows_the_masks_and_the_comparison_the_splits(
     masks = drafting.draft(tiny_collection, place, tmp_path / "a.yaml", "here").config
     assert masks.method.kind == "recompose"
     bare = medlt.Collection(tiny_collection.manifest.without_regions())
-    assert drafting.draft(bare, place, tmp_path / "b.yaml", "here").config.method.kind == "fusion"
+    fusion = drafting.draft(bare, place, tmp_path / "b.yaml", "here").config
+    assert (fusion.method.kind, fusion.size, fusion.image_size) == ("fusion", 64, 128)  # on a CPU
     rows = tiny_collection.manifest.where(tiny_collection.manifest.rows["split"] == "train")
     made = drafting.draft(medlt.Collection(rows), place, tmp_path / "c.yaml", "here")
     assert made.config.evaluation is None
