@@ -49,7 +49,8 @@ def about_run(run: Collected) -> str:
         return ""
     rows = run.manifest
     made, sizes = rows[is_synthetic(rows)], summary.sizes(run)
-    side, kind = run.settings.get("size"), run.settings.get("method", {}).get("kind")
+    method = run.settings.get("method", {})
+    side, kind = method.get("image_size") or run.settings.get("size"), method.get("kind")
     parts = [counted(len(made), "synthetic image")]
     parts += [f" of {side} × {side} px"] if isinstance(side, int) else []
     parts += [f", by method {str(kind).replace('_', ' ')}"] if kind else []
