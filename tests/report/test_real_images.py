@@ -127,8 +127,8 @@ def test_the_top_says_what_the_run_is_by_its_tables(run: Path, page_of: Read) ->
         assert f"{str(finding).replace('_', ' ')} {count}" in text
     assert f"The train split has {len(train)} real images of {train['patient_id'].nunique()} patients." in text
     config = (run / "config.yaml").read_text()
-    assert "kind: fusion" in config
-    (run / "config.yaml").write_text(config.replace("kind: fusion", "kind: fusion\n  image_size: 96", 1))
+    assert "image_size: null" in config
+    (run / "config.yaml").write_text(config.replace("image_size: null", "image_size: 96"))
     assert "synthetic images of 96 × 96 px" in page_of(run).text("")
     (run / "manifest.parquet").unlink()
     assert "synthetic images of" not in page_of(run).text("")
