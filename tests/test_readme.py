@@ -36,6 +36,7 @@ def test_the_parts_are_in_order() -> None:
     assert re.findall(r"^## (.*)$", README, re.M) == [
         "What you get",
         "Two commands",
+        "From your DICOM files to a report",
         "Ten lines of Python",
         "Commands",
         "What was measured",
