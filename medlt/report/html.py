@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REJECTIONS = 50
+PRINTED = 140
+"""Letters that the headings of a printed table may need side by side; beyond it names of arms stand upright."""
 COMPARED = ("arms", "comparisons", "reliability", "subgroups", "benchmark")
 """Tables of the comparison that report.json repeats."""
 
@@ -80,7 +82,8 @@ def _table(run: Collected) -> dict[str, Any] | None:
         }
         for name in summary.names(run, set(run.scores["finding"]))
     ]
-    return {"arms": arms, "roles": [known.get(arm, "real") for arm in arms], "metrics": metrics, "rows": rows}
+    named = {"arms": arms, "roles": [known.get(arm, "real") for arm in arms], "metrics": metrics, "rows": rows}
+    return named | {"narrow": len(metrics) * sum(max(7, *map(len, arm.split())) for arm in arms) > PRINTED}
 
 
 def _code_metrics(run: Collected) -> list[dict[str, Any]]:

@@ -347,6 +347,45 @@ def test_print_cuts_no_column(report: Path, open_page: Open) -> None:
     assert page.pdf().startswith(b"%PDF")
 
 
+BROKEN = """
+[...document.querySelectorAll('.scores td.n')].flatMap((cell) => {
+  const broken = [], walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) for (const word of walker.currentNode.data.matchAll(/\\S+/g)) {
+    const range = document.createRange();
+    range.setStart(walker.currentNode, word.index);
+    range.setEnd(walker.currentNode, word.index + word[0].length);
+    if (new Set([...range.getClientRects()].map((one) => Math.round(one.top))).size > 1) broken.push(word[0]);
+  }
+  return broken;
+})
+"""
+
+
+@pytest.mark.parametrize("arms", [3, 9])
+def test_print_breaks_no_number_and_cuts_no_table_of_many_arms(open_page: Open, tmp_path: Path, arms: int) -> None:
+    tables(tmp_path)
+    (tmp_path / "config.yaml").write_text("method: {kind: fusion}\n")
+    metrics = ("AP", "AUROC", "ECE", "F1", "balanced accuracy", "sensitivity")
+    rows = [(f"duplicated for arm {n}", seed, name, m, 0.123 + 0.01 * seed) for n in range(arms) for seed in (0, 1)
+            for name in ("macro", "Mass", "Pneumoperitoneum") for m in metrics]  # fmt: skip
+    pd.DataFrame(rows, columns=["arm", "seed", "finding", "metric", "value"]).to_parquet(tmp_path / "scores.parquet")
+    page = open_page(write_report(tmp_path), viewport={"width": 1032, "height": 700})
+    page.emulate_media(media="print")
+    ends = "[...document.querySelectorAll('main, table')].map((one) => one.getBoundingClientRect().right)"
+    assert max(page.evaluate(ends)) <= 1033
+    assert page.evaluate(BROKEN) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_the_first_screen_shows_the_verdict_what_it_is_and_an_image(
+    report: Path, open_page: Open, width: int, height: int
+) -> None:
+    page = open_page(report, viewport={"width": width, "height": height})
+    for name in (".lead", ".about-run", ".holds", ".card img.whole >> nth=0"):
+        box = page.locator(name).bounding_box()
+        assert box["y"] + box["height"] <= height
+
+
 def test_the_colours_follow_the_system_and_the_button(report: Path, open_page: Open) -> None:
     page = open_page(report, color_scheme="dark")
     lightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number).reduce((a, b) => a + b)"

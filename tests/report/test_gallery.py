@@ -157,7 +157,9 @@ def test_an_experiment_shows_the_images_of_its_sources(experiment: Path, page_of
     table = pd.DataFrame({"source": ["fusion", "coded"], "uid": list(files), "finding": "Nodule"})
     table.assign(file=list(files.values()), real=[False, True]).to_parquet(experiment / "source_images.parquet")
     assert {uid: data["source"] for uid, data in cards(page_of(experiment)).items()} == {"a": "fusion", "b": "coded"}
+    assert (experiment / "report.html").read_text().count("<figure><img") == 2  # beside the verdict
     assert set(cards(page_of(experiment, real_images=False))) == {"a"}
+    assert (experiment / "report.html").read_text().count("<figure><img") == 1
 
 
 def node(expression: str) -> Any:
