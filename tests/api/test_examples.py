@@ -31,6 +31,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_run: medlt.Run) 
     """A folder with labels.csv, png/, dicom/ and a run; calls return the tiny run once their config is made."""
     manifest = tiny_run.manifest.where(~tiny_run.manifest.rows["synthetic"].astype(bool))
     (tmp_path / "png").mkdir()
+    (tmp_path / "dicom").mkdir()
+    for file in [manifest.file(str(uid)) for uid in manifest.rows.index[:2]]:
+        (tmp_path / "dicom" / file.name).write_bytes(file.read_bytes())
     for uid in manifest.rows.index:
         pixels = (read_image(manifest.file(str(uid))) * 255).astype("uint8")
         Image.fromarray(pixels).save(tmp_path / "png" / f"{uid}.png")
