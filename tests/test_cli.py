@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from medlt import config
 from medlt._version import __version__
 from medlt.cli import app
+from medlt.cli.app import ORDER
 from medlt.cli.edge import edge
 from medlt.cli.recipes import _finish
 from medlt.cli.terminal import Terminal
@@ -203,7 +204,8 @@ def test_every_command_has_help_with_an_example_that_it_accepts(command: tuple[s
 def test_the_program_lists_its_commands_in_the_order_of_use() -> None:
     done = CliRunner().invoke(app, ["--help"])
     listed = re.findall(r"^  (\w+)  ", done.stdout.partition("Commands:")[2], re.MULTILINE)
-    assert listed[:7] == ["doctor", "demo", "convert", "deidentify", "manifest", "join", "validate"]
+    assert listed[:8] == ["doctor", "demo", "convert", "init", "deidentify", "manifest", "join", "validate"]
+    assert listed == list(ORDER)
     assert set(listed) == {command[0] for command in commands()}
     assert CliRunner().invoke(app, ["--version"]).stdout == f"medlt {__version__}\n"
 
