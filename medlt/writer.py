@@ -181,7 +181,7 @@ def synthetic_png(pixels: np.ndarray, uid: str = "", run_id: str = "") -> bytes:
     """
     about = {
         "Software": f"medlt {__version__}",
-        "Description": "Synthetic image made by a generative model",
+        "Description": "Synthetic image",
         "Synthetic": "true",
         "Run": run_id,
         "UID": uid,

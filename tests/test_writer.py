@@ -249,7 +249,7 @@ def test_a_synthetic_png_states_what_it_is(uid: str) -> None:
     image = Image.open(io.BytesIO(data))
     assert image.text == {
         "Software": f"medlt {__version__}",
-        "Description": "Synthetic image made by a generative model",
+        "Description": "Synthetic image",
         "Synthetic": "true",
         "Run": RUN,
         "UID": uid,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Against = Annotated[Path | None, path("Run whose real images a FOLDER made elsewhere is compared with.", "--against")]
 Labels = Annotated[Path | None, path("CSV of the labels of FOLDER, in place of its metadata.csv.", "--labels")]
 Verdicts = Annotated[
-    Path | None, path("CSV with uid, verdict (accept, reject), comment, as reports give.", "--verdicts")
+    Path | None, path("CSV with uid, verdict (accept, reject), comment and reader, as reports give.", "--verdicts")
 ]
 
 

@@ -69,8 +69,8 @@ class ReviewResults:
 def read_readings(folder: Path, verdicts: Path | None = None) -> pd.DataFrame:
     """Return one row per answer: seed, uid, finding, origin, plausibility, presence, comment, reader, verdict.
 
-    It reads all FOLDER/review/*.csv, and `verdicts`: a CSV with uid, verdict (accept or reject) and comment, of the
-    reader that the file is named after. Raises InputError for a file that is none of these.
+    It reads all FOLDER/review/*.csv, and `verdicts`: a CSV with uid, verdict (accept or reject), comment and reader;
+    where the reader is blank, it is the file's name. Raises InputError for a file that is none of these.
     """
     rows: list[dict[str, Any]] = []
     for file in sorted((Path(folder) / FOLDER).glob("*.csv")):
@@ -94,7 +94,7 @@ def _verdicts(file: Path) -> Iterator[dict[str, Any]]:
             raise InputError(f"{file}, line {number}: verdict is {verdict!r}; write accept, reject or nothing")
         blank = dict.fromkeys(("finding", *QUESTIONS), "")
         yield {"seed": -1, "uid": str(row["uid"]), **blank, "comment": str(row.get("comment", "")),
-               "reader": Path(file).stem, "verdict": verdict}  # fmt: skip
+               "reader": str(row.get("reader", "")).strip() or Path(file).stem, "verdict": verdict}  # fmt: skip
 
 
 def results(readings: pd.DataFrame, rows: pd.DataFrame) -> ReviewResults:

@@ -71,6 +71,9 @@ def test_verdicts_of_a_report_are_a_reader(tmp_path: Path) -> None:
     read = results(read_readings(tmp_path, file), ROWS)
     assert read.rejected.to_numpy().tolist() == [["s1", "report-ben", "", "rejected", "two hearts, blurred"]]
     assert read.readings == {"report-ben": 2}
+    file.write_text("uid,verdict,comment,reader\ns1,reject,,AK\ns2,accept,,\ns2,reject,,AK\n")
+    named = results(read_readings(tmp_path, file), ROWS)
+    assert named.readings == {"AK": 2, "report-ben": 1}
     file.write_text("uid,verdict\ns1,maybe\n")
     with pytest.raises(InputError, match="line 2: verdict is 'maybe'"):
         read_readings(tmp_path, file)
