@@ -123,7 +123,7 @@ def test_the_verdict_is_that_of_the_file(experiment: medlt.Run) -> None:
 
 
 def test_an_experiment_has_no_images_of_its_own(experiment: medlt.Run, tiny_run: medlt.Run) -> None:
-    with pytest.raises(medlt.InputError, match="made images"):
+    with pytest.raises(medlt.InputError, match="no such table"):
         _ = experiment.checks
     with pytest.raises(medlt.InputError, match="no synthetic images"):
         medlt.evaluate(experiment)
