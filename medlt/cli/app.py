@@ -14,7 +14,8 @@ from medlt.cli.result import print_error
 from medlt.names import did_you_mean
 
 ORDER = ("doctor", "demo", "convert", "init", "deidentify", "manifest", "join", "validate", "config", "check",
-         "run", "augment", "evaluate", "train", "calibrate", "review", "audit", "release", "report", "export")  # fmt: skip
+         "run", "augment", "evaluate", "train", "calibrate", "review", "audit", "release", "report",
+         "export")  # fmt: skip
 """The commands in the order in which a new user needs them."""
 HELP = "Fill the long tail of a radiograph collection with synthetic images, and measure whether they help."
 
