@@ -47,8 +47,13 @@ ladder: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# in two processes of one torch thread each, as `make test`
+NBMAKE := -m pytest --nbmake --nbmake-timeout=900 -m '' -p no:cacheprovider
+notebooks: export OMP_NUM_THREADS = 1
 notebooks: $(READY)
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -m '' -p no:cacheprovider notebooks
+	$(BIN)/python $(NBMAKE) notebooks/*[1357]_*.ipynb > .pytest-notebooks.log 2>&1 & odd=$$!; \
+	$(BIN)/python $(NBMAKE) notebooks/*[2468]_*.ipynb; even=$$?; \
+	wait $$odd; odd=$$?; cat .pytest-notebooks.log; [ $$odd,$$even = 0,0 ]
 
 # the wheel of medlt, the wheels of all that it needs in the versions of constraints.txt, and their SHA-256 sums
 wheelhouse: $(READY)
