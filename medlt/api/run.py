@@ -150,7 +150,8 @@ class Run:
 
         Of fusion and recompose: tail and head (their parents), cam_tail and cam_head (activation maps, or a given mask
         or box), mask (1: pixels of the tail image), fused, and refined, the image. Of fusion also code_tail, code_head
-        and code_fused, the tokens of the sparse code, int64 [N,L,h,w]. Raises InputError for another method, and for a
+        and code_fused, the tokens of the sparse code, int64 [N,L,h,w], and decoded_tail, decoded_head and
+        decoded_fused, what the autoencoder makes of their latents. Raises InputError for another method, and for a
         uid that is not in the plan.
         """
         from medlt.recipes import explain

@@ -19,7 +19,7 @@ from medlt.types import InputError, Progress
 
 
 def main(folder: Path, uids: Sequence[str], progress: Progress = silent) -> dict[str, Tensor]:
-    """Return stage -> [N,1,H,W] in [0,1] for these rows of the plan, and of latent fusion also their tokens [N,L,h,w].
+    """Return stage -> [N,1,H,W] in [0,1] for these rows of the plan, and of latent fusion also its codes.
 
     Nothing is trained that the run's artifacts still hold. Raises InputError for a run that is not finished, a uid that
     is not in its plan, and a method that has no stages.
@@ -32,7 +32,7 @@ def main(folder: Path, uids: Sequence[str], progress: Progress = silent) -> dict
         stages = dict(method.explain(rows))
         if not stages:
             raise InputError(f"{run.folder}: method {run.config.method.kind} has no stages; use fusion or recompose")
-        return stages | (method.tokens(rows) if isinstance(method, LatentFusion) else {})
+        return stages | (method.codes(rows) if isinstance(method, LatentFusion) else {})
 
 
 def _rows(file: Path, uids: Sequence[str]) -> pd.DataFrame:

@@ -142,10 +142,14 @@ class LatentFusion:
         panels = [self._panels(part) for part in self.train.batches(rows, PARENTS, self.batch_size)]
         return {name: torch.cat([panel[name] for panel in panels]) for name in PANELS} if panels else {}
 
-    def tokens(self, rows: pd.DataFrame) -> dict[str, Tensor]:
-        """Return the tokens of `rows`, int64 [B,L,h,w] in 0 to V-1: code_tail, code_head and code_fused."""
-        parts = [self._fuse(part).tokens for part in self.train.batches(rows, PARENTS, self.batch_size)]
-        return {name: torch.cat([part[i].cpu() for part in parts]) for i, name in enumerate(TOKENS) if parts}
+    def codes(self, rows: pd.DataFrame) -> dict[str, Tensor]:
+        """Return code_tail, code_head and code_fused, tokens int64 [B,L,h,w] in 0 to V-1, and decoded_tail,
+        decoded_head and decoded_fused, images [B,1,H,W] of the latents before refinement."""
+        parts = [self._fuse(part) for part in self.train.batches(rows, PARENTS, self.batch_size)]
+        tokens = {name: [part.tokens[i].cpu() for part in parts] for i, name in enumerate(TOKENS)}
+        latents = {"decoded_tail": "z_tail", "decoded_head": "z_head", "decoded_fused": "z"}
+        images = {name: [self._decoded(getattr(part, z)) for part in parts] for name, z in latents.items()}
+        return {name: torch.cat(one) for name, one in (tokens | images).items() if one}
 
     def with_guidance(self, guidance: tuple[Guide, ...]) -> LatentFusion:
         """Return the same method with these guides."""

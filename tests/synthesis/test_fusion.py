@@ -303,6 +303,10 @@ def test_the_parents_are_shown_as_they_are_and_decoded_where_their_pixels_are_no
         assert torch.equal(shown[stage], method.difference.pixels(uids))
         tiles = method.decode(method.standardiser.back(method.latents(uids)))
         torch.testing.assert_close(decoded[stage], tiles)
+    codes = method.codes(rows)
+    for stage in ("tail", "head", "fused"):
+        torch.testing.assert_close(codes[f"decoded_{stage}"], decoded[stage])
+        assert codes[f"code_{stage}"].dtype == torch.int64
     soft = method.difference.soft(shown["mask"][:, 0].bool(), 16)
     torch.testing.assert_close(shown["fused"][soft == 0], shown["head"][soft == 0])
     assert not torch.equal(shown["fused"], shown["head"])
