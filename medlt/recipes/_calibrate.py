@@ -64,6 +64,16 @@ def settle(run: Run, learnt: Learnt, built: Built) -> Built:
     return Built(built.method.with_guidance(tuple(one.guide for one in settled if one.guide.weight)), models)
 
 
+def as_recorded(run: Run, built: Built) -> Built:
+    """Return the method with the strengths that `settle` wrote to run.json, measured by another process."""
+    recorded = run.summary().get("guidance")
+    if not recorded:
+        return built
+    pairs = zip(built.method.guidance, recorded, strict=True)
+    guides = [replace(guide, weight=one["weight"], response=one["response"]) for guide, one in pairs if one["weight"]]
+    return Built(built.method.with_guidance(tuple(guides)), built.models)
+
+
 @dataclass(frozen=True)
 class Settled:
     """A guide with its strength, the table of what was measured, and the record for run.json."""

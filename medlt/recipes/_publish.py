@@ -18,6 +18,7 @@ from medlt.files import digest, write_table
 from medlt.recipes._checks import classifier_identity
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import RunFolder
+from medlt.recipes._workers import make_in_workers
 from medlt.types import Batch, Check, CheckResult, Synthesizer
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
 
@@ -93,15 +94,25 @@ def _make_round(
     checks: Sequence[Check],
 ) -> None:  # fmt: skip
     """Make, check and write every shard that does not exist yet."""
+    if run.config.workers > 1:
+        make_in_workers(run, writer, list(shards(rows)), run.config.workers)
+        return
     made = ((piece, None if writer.has(piece) else joined(list(method.run(piece)))) for piece in shards(rows))
-    by = TargetLabelCheck.name if run.config.data_independent else LabelConsistency.name
     done = 0
     # an accelerator makes the next shard while this one is checked and written; a CPU is busy either way
     for piece, batch in made if run.runtime.device == "cpu" else prefetch(made):
         if batch is not None:
-            results = [result for check in checks for result in check(batch)]
-            write_best(writer, piece, batch, [*results, *best_of(batch.rows, results, by)])
+            write_checked(run, writer, piece, batch, checks)
         run.runtime.progress("images", done := done + len(piece), len(rows))
+
+
+def write_checked(
+    run: RunFolder[configs.RunConfig], writer: DatasetWriter, rows: pd.DataFrame, batch: Batch, checks: Sequence[Check]
+) -> None:
+    """Check the images of a shard's rows, and write it."""
+    by = TargetLabelCheck.name if run.config.data_independent else LabelConsistency.name
+    results = [result for check in checks for result in check(batch)]
+    write_best(writer, rows, batch, [*results, *best_of(batch.rows, results, by)])
 
 
 def write_best(writer: DatasetWriter, rows: pd.DataFrame, batch: Batch, results: Sequence[CheckResult]) -> None:

@@ -31,7 +31,7 @@ from medlt.report.scorecard import write_scorecard
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
-UNNAMED = {"data", "device", "threads", "format"}
+UNNAMED = {"data", "device", "threads", "workers", "format"}
 """Keys of a config that the id of a run leaves out, like all paths. The rows stand for `data`; the others change no
 PNG."""
 
