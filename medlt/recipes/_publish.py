@@ -17,9 +17,10 @@ from medlt.diffusion.prefetch import prefetch
 from medlt.files import digest, write_table
 from medlt.recipes._checks import classifier_identity
 from medlt.recipes._cohort import Cohort
+from medlt.recipes._methods import Built
 from medlt.recipes._setup import RunFolder
 from medlt.recipes._workers import make_in_workers
-from medlt.types import Batch, Check, CheckResult, Synthesizer
+from medlt.types import Batch, Check, CheckResult
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
 
 SLOTS = 32
@@ -37,7 +38,7 @@ class Published:
 def make_images(
     run: RunFolder[configs.RunConfig],
     cohort: Cohort,
-    method: Synthesizer,
+    built: Built,
     checks: Sequence[Check],
     models: str,
     run_id: str,
@@ -50,7 +51,7 @@ def make_images(
     """
     targets = run.config.targets
     writer = DatasetWriter(run.folder, models=_named(run, cohort, models), run_id=run_id)
-    whole = method.plan(cohort.shortfall(), run.config.seed)
+    whole = built.method.plan(cohort.shortfall(), run.config.seed)
     tried = whole.iloc[:0]
     for turn in range(1 + targets.max_retries):
         filled = _filled(writer.kept(), turn * targets.num_candidates)
@@ -59,7 +60,7 @@ def make_images(
         rows = whole[empty & (whole["candidate"] // targets.num_candidates == turn)]
         tried = pd.concat([tried, rows])
         write_table(run.path("plan.parquet"), tried)
-        _make_round(run, writer, method, rows, checks)
+        _make_round(run, writer, built, rows, checks)
     return tried, writer
 
 
@@ -90,14 +91,14 @@ def _filled(kept: pd.DataFrame, before: int) -> set[tuple[str, int]]:
 
 
 def _make_round(
-    run: RunFolder[configs.RunConfig], writer: DatasetWriter, method: Synthesizer, rows: pd.DataFrame,
+    run: RunFolder[configs.RunConfig], writer: DatasetWriter, built: Built, rows: pd.DataFrame,
     checks: Sequence[Check],
 ) -> None:  # fmt: skip
     """Make, check and write every shard that does not exist yet."""
     if run.config.workers > 1:
-        make_in_workers(run, writer, list(shards(rows)), run.config.workers)
+        make_in_workers(run, writer, list(shards(rows)), built.strengths)
         return
-    made = ((piece, None if writer.has(piece) else joined(list(method.run(piece)))) for piece in shards(rows))
+    made = ((piece, None if writer.has(piece) else joined(list(built.method.run(piece)))) for piece in shards(rows))
     done = 0
     # an accelerator makes the next shard while this one is checked and written; a CPU is busy either way
     for piece, batch in made if run.runtime.device == "cpu" else prefetch(made):

@@ -24,11 +24,13 @@ from medlt.writer import DatasetWriter
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What a worker needs to build the method of a run: its folder, the digest of its models, and the run's id."""
+    """What a worker needs to build the method of a run: its folder, the digest of its models, the run's id, and the
+    measured strengths of its guides."""
 
     folder: Path
     models: str
     run_id: str
+    strengths: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class _Maker:
 @lru_cache(maxsize=1)
 def _maker(spec: MethodSpec) -> _Maker:
     """Build the method as the run did. Nothing is trained, since the run trained every part before."""
-    from medlt.recipes._calibrate import as_recorded
+    from medlt.recipes._calibrate import with_strengths
     from medlt.recipes._cohort import filed_cohort
     from medlt.recipes._methods import build_method
     from medlt.recipes._quality import build_checks
@@ -59,7 +61,7 @@ def _maker(spec: MethodSpec) -> _Maker:
     run = read_only(spec.folder, silent)
     cohort = filed_cohort(run)
     learnt = learn(run, cohort)
-    method = as_recorded(run, build_method(run, learnt)).method
+    method = with_strengths(build_method(run, learnt), spec.strengths).method
     writer = DatasetWriter(run.folder, spec.models, spec.run_id)
     return _Maker(run, method, build_checks(run, cohort, learnt.verifiers), writer)
 
@@ -76,17 +78,23 @@ def make_shard(spec: MethodSpec, rows: pd.DataFrame) -> int:
 
 
 def make_in_workers(
-    run: RunFolder[configs.RunConfig], writer: DatasetWriter, pieces: Sequence[pd.DataFrame], workers: int
+    run: RunFolder[configs.RunConfig],
+    writer: DatasetWriter,
+    pieces: Sequence[pd.DataFrame],
+    strengths: tuple[tuple[float, float], ...],
 ) -> None:
-    """Make the shards of `pieces` that do not exist yet. Raises InputError if a worker ends unexpectedly."""
+    """Make the shards of `pieces` that do not exist yet in `workers` processes; strengths: those of `Built`.
+
+    Raises InputError if a worker ends unexpectedly.
+    """
     missing = {i: (piece,) for i, piece in enumerate(pieces) if not writer.has(piece)}
     total = sum(map(len, pieces))
     done = total - sum(len(piece) for (piece,) in missing.values())
     run.runtime.progress("images", done, total)
     if not missing:
         return
-    spec = MethodSpec(run.folder.absolute(), writer.models, writer.run_id)
-    for _, count in in_processes(make_shard, missing, shared=spec, workers=min(workers, len(missing))):
+    spec = MethodSpec(run.folder.absolute(), writer.models, writer.run_id, strengths)
+    for _, count in in_processes(make_shard, missing, shared=spec, workers=min(run.config.workers, len(missing))):
         run.runtime.progress("images", done := done + count, total)
     if lost := [i for i in missing if not writer.has(pieces[i])]:
         raise InputError(f"{run.folder}: {len(lost)} shard(s) were damaged; run the same command again")

@@ -99,7 +99,7 @@ def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:
         models = _named(run, cohort, built)
         run_id = _run_id(run, cohort, built)
         run.record(id=run_id)
-        plan, images = make_images(run, cohort, method, checks, models, run_id)
+        plan, images = make_images(run, cohort, built, checks, models, run_id)
         published = publish(run, cohort, plan, images, models)
     with run.stage("quality"):
         made = published.made
