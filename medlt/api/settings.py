@@ -16,8 +16,8 @@ Settings = Mapping[str, Any]
 """Keys of a config: nested mappings, dotted keys, or both."""
 SHORT = {"targets": "count", "method": "kind"}
 """Section -> the key that a bare value of it sets: targets=200 is targets={"count": 200}."""
-FREE = ("output_dir", "artifacts_dir")
-"""Keys that say where files lie and not what is made."""
+FREE = ("output_dir", "artifacts_dir", "workers")
+"""Keys that say where files lie, or how many processes work, and not what is made."""
 
 
 def nested(settings: Settings) -> dict[str, Any]:

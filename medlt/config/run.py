@@ -158,6 +158,10 @@ class RunConfig(Strict):
     threads: int | None = Field(
         None, ge=1, description="threads of torch; equal results need an equal number; null: all cores"
     )
+    workers: int = Field(
+        1, ge=1, le=64, description="processes that make and check images at the same time, each with `threads`; they "
+        "change no image; keep 1 on a GPU and in a private run"
+    )  # fmt: skip
     device: Literal["cpu", "cuda"] = Field("cpu", description="where networks run")
     precision: Precision = Field("fp32", description="precision of the denoiser and the codec when they sample")
     compile: bool | Literal["measure"] = Field(
@@ -211,6 +215,12 @@ class RunConfig(Strict):
             raise ValueError("ablation compares tail AP; remove evaluation.metric")
         if self.evaluation is not None and self.evaluation.primary_arm is not None:
             raise ValueError("evaluation.primary_arm is for `medlt evaluate`, which has several arms; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_fit(self) -> Self:
+        if self.workers > 1 and self.privacy is not None:
+            raise ValueError("workers: a private run makes its images in one process; remove workers")
         return self
 
     @model_validator(mode="after")

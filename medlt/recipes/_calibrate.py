@@ -61,7 +61,17 @@ def settle(run: Run, learnt: Learnt, built: Built) -> Built:
     for one in settled:
         one.warn()
     models = {**built.models, "calibration": digest("calibration", [one.record for one in settled])}
-    return Built(built.method.with_guidance(tuple(one.guide for one in settled if one.guide.weight)), models)
+    strengths = [(float(one.guide.weight), float(one.guide.response)) for one in settled]
+    return replace(with_strengths(built, strengths), models=models, strengths=tuple(strengths))
+
+
+def with_strengths(built: Built, strengths: Sequence[tuple[float, float]]) -> Built:
+    """Return the method with the strengths that `settle` measured in another process; those of 0 are left out."""
+    if not strengths:
+        return built
+    pairs = zip(built.method.guidance, strengths, strict=True)
+    guides = [replace(cast(Guide, guide), weight=w, response=response) for guide, (w, response) in pairs if w]
+    return Built(built.method.with_guidance(tuple(guides)), built.models)
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,14 @@ def train_table(run: RunFolder[configs.RunConfig], cohort: Cohort, verifiers: Cr
 
 @dataclass(frozen=True)
 class Built:
-    """A method, and model name -> digest of the models that make its images."""
+    """A method, model name -> digest of the models that make its images, and the measured strength of each guide.
+
+    strengths: (weight, response) of the guides in the order of the config; empty if nothing was measured.
+    """
 
     method: Synthesizer
     models: Mapping[str, str]
+    strengths: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,10 @@ from medlt.diffusion.prefetch import prefetch
 from medlt.files import digest, write_table
 from medlt.recipes._checks import classifier_identity
 from medlt.recipes._cohort import Cohort
+from medlt.recipes._methods import Built
 from medlt.recipes._setup import RunFolder
-from medlt.types import Batch, Check, CheckResult, Synthesizer
+from medlt.recipes._workers import make_in_workers
+from medlt.types import Batch, Check, CheckResult
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
 
 SLOTS = 32
@@ -36,7 +38,7 @@ class Published:
 def make_images(
     run: RunFolder[configs.RunConfig],
     cohort: Cohort,
-    method: Synthesizer,
+    built: Built,
     checks: Sequence[Check],
     models: str,
     run_id: str,
@@ -49,7 +51,7 @@ def make_images(
     """
     targets = run.config.targets
     writer = DatasetWriter(run.folder, models=_named(run, cohort, models), run_id=run_id)
-    whole = method.plan(cohort.shortfall(), run.config.seed)
+    whole = built.method.plan(cohort.shortfall(), run.config.seed)
     tried = whole.iloc[:0]
     for turn in range(1 + targets.max_retries):
         filled = _filled(writer.kept(), turn * targets.num_candidates)
@@ -58,7 +60,7 @@ def make_images(
         rows = whole[empty & (whole["candidate"] // targets.num_candidates == turn)]
         tried = pd.concat([tried, rows])
         write_table(run.path("plan.parquet"), tried)
-        _make_round(run, writer, method, rows, checks)
+        _make_round(run, writer, built, rows, checks)
     return tried, writer
 
 
@@ -89,19 +91,29 @@ def _filled(kept: pd.DataFrame, before: int) -> set[tuple[str, int]]:
 
 
 def _make_round(
-    run: RunFolder[configs.RunConfig], writer: DatasetWriter, method: Synthesizer, rows: pd.DataFrame,
+    run: RunFolder[configs.RunConfig], writer: DatasetWriter, built: Built, rows: pd.DataFrame,
     checks: Sequence[Check],
 ) -> None:  # fmt: skip
     """Make, check and write every shard that does not exist yet."""
-    made = ((piece, None if writer.has(piece) else joined(list(method.run(piece)))) for piece in shards(rows))
-    by = TargetLabelCheck.name if run.config.data_independent else LabelConsistency.name
+    if run.config.workers > 1:
+        make_in_workers(run, writer, list(shards(rows)), built.strengths)
+        return
+    made = ((piece, None if writer.has(piece) else joined(list(built.method.run(piece)))) for piece in shards(rows))
     done = 0
     # an accelerator makes the next shard while this one is checked and written; a CPU is busy either way
     for piece, batch in made if run.runtime.device == "cpu" else prefetch(made):
         if batch is not None:
-            results = [result for check in checks for result in check(batch)]
-            write_best(writer, piece, batch, [*results, *best_of(batch.rows, results, by)])
+            write_checked(run, writer, piece, batch, checks)
         run.runtime.progress("images", done := done + len(piece), len(rows))
+
+
+def write_checked(
+    run: RunFolder[configs.RunConfig], writer: DatasetWriter, rows: pd.DataFrame, batch: Batch, checks: Sequence[Check]
+) -> None:
+    """Check the images of a shard's rows, and write it."""
+    by = TargetLabelCheck.name if run.config.data_independent else LabelConsistency.name
+    results = [result for check in checks for result in check(batch)]
+    write_best(writer, rows, batch, [*results, *best_of(batch.rows, results, by)])
 
 
 def write_best(writer: DatasetWriter, rows: pd.DataFrame, batch: Batch, results: Sequence[CheckResult]) -> None:

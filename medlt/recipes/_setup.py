@@ -182,6 +182,11 @@ def finished(folder: Path, progress: Progress, artifacts_dir: Path | None = None
         if not (folder / name).is_file():
             place = folder.absolute()
             raise InputError(f"{place}: is not a finished run: it has no {name}; run `medlt augment` for it first")
+    return read_only(folder, progress, artifacts_dir)
+
+
+def read_only(folder: Path, progress: Progress, artifacts_dir: Path | None = None) -> RunFolder[configs.RunConfig]:
+    """Open a run folder to read it, wherever it is, while another process may write it."""
     config = configs.load_config(folder / "config.yaml").model_copy(update={"output_dir": folder})
     store = Store(Path(artifacts_dir or config.artifacts_dir or folder / "artifacts"))
     return RunFolder(folder, config, runtime_of(config, progress), store, writable=False)
@@ -218,7 +223,7 @@ def _fixed(text: str, where: Path) -> dict[str, Any]:
         tree = dict(read_yaml(text))
     except (InputError, TypeError, ValueError):
         raise InputError(f"{where}/config.yaml: damaged; restore it, or choose another --out") from None
-    free = {"output_dir", *(CHANGEABLE if "arms" in tree else ())}
+    free = {"output_dir", "workers", *(CHANGEABLE if "arms" in tree else ())}
     return {name: value for name, value in tree.items() if name not in free}
 
 

@@ -31,7 +31,7 @@ from medlt.report.scorecard import write_scorecard
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
-UNNAMED = {"data", "device", "threads", "format"}
+UNNAMED = {"data", "device", "threads", "workers", "format"}
 """Keys of a config that the id of a run leaves out, like all paths. The rows stand for `data`; the others change no
 PNG."""
 
@@ -99,7 +99,7 @@ def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:
         models = _named(run, cohort, built)
         run_id = _run_id(run, cohort, built)
         run.record(id=run_id)
-        plan, images = make_images(run, cohort, method, checks, models, run_id)
+        plan, images = make_images(run, cohort, built, checks, models, run_id)
         published = publish(run, cohort, plan, images, models)
     with run.stage("quality"):
         made = published.made
