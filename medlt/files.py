@@ -166,10 +166,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from safetensors, onto the CPU."""
+    """Read named tensors from safetensors, onto the CPU. Raises InputError, in one line, for a file of another form."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return dict(load_file(path))
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is damaged or no safetensors file ({reason}); restore it or make it again") from None
 
 
 def digest(*parts: object) -> str:
