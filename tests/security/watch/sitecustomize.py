@@ -15,7 +15,7 @@ TORCH = f"torch{os.sep}serialization.py"
 
 
 def refuse(what: str) -> None:
-    stack = ["  {0.f_code.co_filename}:{1}\n".format(*one) for one in traceback.walk_stack(None)]  # opens no file
+    stack = [f"  {frame.f_code.co_filename}:{line}\n" for frame, line in traceback.walk_stack(None)]  # opens no file
     place = os.open(os.environ["MEDLT_WATCH"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(place, "".join([what, "\n", *stack]).encode())
     os.close(place)
