@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EXTRAS ?=
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: demo test browser lint ladder docs notebooks wheelhouse
+.PHONY: demo test browser lint ladder docs notebooks wheelhouse audit-dependencies
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -62,3 +62,11 @@ wheelhouse: $(READY)
 		'.$(if $(EXTRAS),[$(EXTRAS)])'
 	cp constraints.txt $(WHEELHOUSE)/
 	cd $(WHEELHOUSE) && sha256sum -- *.whl constraints.txt > SHA256SUMS
+
+# known vulnerabilities of the versions of constraints.txt, by pip-audit in an environment of its own; it needs pypi.org
+AUDIT := .audit-venv
+audit-dependencies:
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/python -m pip install --quiet pip-audit; } \
+		|| { echo "audit-dependencies: pip-audit cannot be installed here; run this where pypi.org is reachable"; exit 1; }
+	@$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt \
+		|| { echo "audit-dependencies: packages with known vulnerabilities are listed above, or pypi.org does not answer"; exit 1; }

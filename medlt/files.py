@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ def atomic(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary.unlink(missing_ok=True)  # a link of this name would lead the writer elsewhere
     try:
         yield temporary
         with temporary.open("rb") as handle:
@@ -106,6 +107,19 @@ def locked(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
+def no_follow(path: str | Path, flags: int, mode: int = 0o666) -> int:
+    """Open a file as `os.open` does, for `opener=`, but raise OSError (ELOOP) for a link, which leads elsewhere."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), mode)
+
+
+def require_no_links(folder: Path, may_be: Iterable[str] = ()) -> None:
+    """Raise InputError if an entry of a folder that medlt writes in is a link, but for those named in `may_be`."""
+    links = [path for path in sorted(folder.iterdir()) if path.is_symlink() and path.name not in may_be]
+    if links:
+        where = links[0].absolute()
+        raise InputError(f"{where}: is a link, and medlt writes nothing behind links here; move it away, and run again")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic(path) as temporary:
@@ -166,10 +180,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from safetensors, onto the CPU."""
+    """Read named tensors from safetensors, onto the CPU. Raises InputError, in one line, for a file of another form."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return dict(load_file(path))
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is damaged or no safetensors file ({reason}); restore it or make it again") from None
 
 
 def digest(*parts: object) -> str:

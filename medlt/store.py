@@ -111,6 +111,7 @@ class Store:
                 return self._record(artifact)
             folder = self.place(kind, work if work is not None else key).with_suffix(".work")
             with locked(folder.with_suffix(".work.lock"), f"the {kind} {place.name}"), _storage_errors(folder):
+                _require_no_link(folder)
                 folder.mkdir(parents=True, exist_ok=True)
                 begun = self._begin(kind, folder)
                 build(folder)
@@ -163,6 +164,7 @@ class Store:
     ) -> None:
         """Move the built files and their record into place in one rename; the work folder stays complete until then."""
         fresh = place.with_suffix(".fresh")
+        _require_no_link(fresh)
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             fresh.mkdir(parents=True)
@@ -225,6 +227,12 @@ class Store:
             return False
         self._verified[file] = seen
         return True
+
+
+def _require_no_link(folder: Path) -> None:
+    """Raise InputError for a link in place of a folder that is written and removed."""
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a link, and medlt writes nothing behind links here; remove it, and run again")
 
 
 def _remove_leftover_work(kind: str, place: Path) -> None:

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from medlt._version import __version__
+from medlt.csv_text import as_csv
 from medlt.data.convert.encode import png
 from medlt.data.dicom.synthetic import Origin, synthetic_bytes
 from medlt.data.manifest import uids_in
@@ -231,7 +232,7 @@ def metadata(rows: pd.DataFrame, findings: Sequence[str], files: Mapping[str, st
 def write_metadata(folder: Path, rows: pd.DataFrame, findings: Sequence[str], *, parents: bool) -> None:
     """Write images/metadata.csv, which makes `folder`/images a Hugging Face `imagefolder`; see `metadata`."""
     files = {str(uid): f"{uid}.png" for uid in rows.index}
-    write_text(folder / "images" / "metadata.csv", metadata(rows, findings, files, parents=parents).to_csv(index=False))
+    write_text(folder / "images" / "metadata.csv", as_csv(metadata(rows, findings, files, parents=parents)))
 
 
 def write_dicom(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) -> None:

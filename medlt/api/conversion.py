@@ -11,6 +11,7 @@ import pandas as pd
 
 from medlt.api.display import displayed
 from medlt.api.messages import in_python
+from medlt.csv_text import unescaped
 from medlt.files import read_table
 from medlt.names import did_you_mean
 from medlt.types import InputError, Progress
@@ -40,7 +41,7 @@ class Conversion:
     @property
     def failures(self) -> pd.DataFrame:
         """One row a file without an image: source, reason, kind (skipped or failed), hint."""
-        return pd.read_csv(self.out / "failures.csv")
+        return unescaped(pd.read_csv(self.out / "failures.csv"))
 
     def __str__(self) -> str:
         parts = [f"{self.counts[name]} {name}" for name in ("converted", "skipped", "failed")]

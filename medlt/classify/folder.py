@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -227,10 +227,19 @@ def _weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         raise InputError(f"classifier.weights: {folder} has no {WEIGHTS}; other formats are not read; save the model "
                          "with save_pretrained, see docs/how-to/pretrained.md")  # fmt: skip
-    names = sorted(set(_json(folder, INDEX).get("weight_map", {}).values()))
+    named = _json(folder, INDEX).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(_is_shard(name) for name in named.values()):
+        raise InputError(f"classifier.weights: {folder}/{INDEX} names no safetensors files of the folder; get the "
+                         "model again")  # fmt: skip
+    names = sorted(set(named.values()))
     if lost := [name for name in names if not (folder / name).is_file()]:
         raise InputError(f"classifier.weights: {folder} has no {lost[0]}, which {INDEX} names; get the whole model")
     return [folder / name for name in names]
+
+
+def _is_shard(name: Any) -> bool:
+    """Return whether this is the name of a safetensors file in the folder itself."""
+    return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
@@ -250,10 +259,14 @@ def _scale(folder: Path) -> dict[str, list[float]]:
     mean, deviation = given.get("image_mean"), given.get("image_std")
     if not given.get("do_normalize", True):
         mean, deviation = [0.0] * len(mean or "rgb"), [1.0] * len(mean or "rgb")
-    if not (isinstance(mean, list) and isinstance(deviation, list) and len(mean) == len(deviation)) or 0 in deviation:
+    if not (_numbers(mean) and _numbers(deviation) and len(mean) == len(deviation)) or 0 in deviation:
         raise InputError(f"classifier.weights: {folder}/{PREPROCESSOR} has no image_mean and image_std, one for each "
                          "channel; get the model's own file")  # fmt: skip
     return {"mean": [one / factor for one in mean], "deviation": [one / factor for one in deviation]}
+
+
+def _numbers(given: object) -> TypeGuard[list[float]]:
+    return isinstance(given, list) and all(isinstance(one, int | float) for one in given)
 
 
 @contextmanager

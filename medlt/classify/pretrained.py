@@ -66,6 +66,8 @@ class Pretrained:
         given = {_renamed(name): value.float() for name, value in read_tensors(self.path).items() if _used(name)}
         own = net.body.state_dict()
         counts = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+        if broken := [name for name, value in given.items() if not value.isfinite().all()]:
+            raise InputError(f"classifier.weights: {self.path}: {broken[0]} holds NaN or infinity; get another file")
         net.body.load_state_dict({**counts, **given})
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -151,7 +150,7 @@ def load_private(folder: Path, prepare: Prepare, device: str) -> Classifier:
         net = network(record["settings"]["network"], record["findings"])
         prepare(net)
         net.load_state_dict(weights)
-    except (ValueError, KeyError, RuntimeError, FileNotFoundError, SafetensorError):
+    except (ValueError, KeyError, RuntimeError, FileNotFoundError):
         raise InputError(
             f"{folder}: holds no private classifier, or a damaged one; move it away and run again"
         ) from None

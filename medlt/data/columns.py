@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medlt.csv_text import is_formula
 from medlt.names import did_you_mean
 from medlt.types import InputError
 
@@ -24,10 +25,13 @@ MASK, BOX, SIDE = "mask_", "box_", "side_"
 """Prefixes of the columns that say where a finding is, see `medlt.data.regions` and `medlt.data.sides`."""
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that cannot stand in a line of text: controls, surrogates, line and paragraph separators."""
-PLAIN = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_ .,+=@-]*[A-Za-z0-9_.,+=@-])?")
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Marks of the direction of text, which show a name in another order than it has (UAX 9; CVE-2021-42574)."""
+PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_ .,+=@-]*[A-Za-z0-9_.,+=@-])?")
 """Matches most valid uids: a fast path."""
 LONGEST = 200
-"""Longest uid in bytes of UTF-8: file names also need a suffix and a mark for temporary files."""
+"""Longest uid or finding in bytes of UTF-8: file names also need a suffix and a mark for temporary files."""
+FORMULA = "begins like a formula, which a spreadsheet would compute"
 
 
 def uids_in(value: Any) -> list[str]:
@@ -92,7 +96,7 @@ def with_nullable_integers(rows: pd.DataFrame, other: pd.DataFrame) -> pd.DataFr
 
 def check(rows: pd.DataFrame, findings: tuple[str, ...]) -> None:
     """Raise InputError unless normalised rows are a valid manifest."""
-    for validate in (_check_uids, _check_required, _check_splits, _check_patients):
+    for validate in (_check_uids, _check_required, _check_patient_names, _check_splits, _check_patients):
         validate(rows)
     _check_labels(rows, findings)
     _check_regions(rows, findings)
@@ -118,6 +122,9 @@ def check_columns(rows: pd.DataFrame, findings: tuple[str, ...]) -> None:
         raise InputError(f"{clash[0]!r} cannot be a finding: medlt uses this column name; rename the column")
     if len(set(findings)) < len(findings):
         raise InputError(f"a finding is named twice in {', '.join(findings)}; name each once")
+    for finding in findings:
+        if problem := text_problem(str(finding)):
+            raise InputError(f"finding {str(finding)[:60]!r} {problem}; rename the column")
     if rows.columns.has_duplicates:
         raise InputError(f"column {rows.columns[rows.columns.duplicated()][0]} appears twice; drop one")
     missing = [c for c in (*REQUIRED, *findings) if c not in rows.columns]
@@ -200,22 +207,25 @@ def filename_problem(uid: str) -> str:
         return ""
     if "/" in uid or "\\" in uid:
         return "holds a slash"
-    if uid.startswith("."):
-        return "begins with a dot"
-    if any(unicodedata.category(sign) in UNPRINTABLE for sign in uid):
+    return "begins with a dot" if uid.startswith(".") else text_problem(uid)
+
+
+def text_problem(text: str) -> str:
+    """Return why this text cannot be a name in tables and pages, as a clause; empty if it can."""
+    if any(unicodedata.category(sign) in UNPRINTABLE or sign in BIDI for sign in text):
         return "holds a line break or another character that cannot be printed"
-    if uid != uid.strip():
+    if text != text.strip():
         return "begins or ends with a blank"
-    if len(uid.encode()) > LONGEST:
-        return f"is longer than {LONGEST} bytes"
-    return ""
+    if is_formula(text):
+        return FORMULA
+    return f"is longer than {LONGEST} bytes" if len(text.encode()) > LONGEST else ""
 
 
 def safe_filename(name: str) -> str:
-    """Return the name as a valid uid: '_' for invalid characters and a leading dot, no blank at either end."""
-    signs = ("_" if sign in "/\\" or unicodedata.category(sign) in UNPRINTABLE else sign for sign in name)
+    """Return the name as a valid uid: '_' for invalid signs, a leading dot and the start of a formula."""
+    signs = ("_" if sign in "/\\" + BIDI or unicodedata.category(sign) in UNPRINTABLE else sign for sign in name)
     named = "".join(signs).strip()
-    return f"_{named[1:]}" if named.startswith(".") else named
+    return f"_{named[1:]}" if named.startswith(".") or is_formula(named) else named
 
 
 def _check_required(rows: pd.DataFrame) -> None:
@@ -223,6 +233,14 @@ def _check_required(rows: pd.DataFrame) -> None:
         blank = rows.index[rows[column].isna() | (rows[column] == "")]
         if len(blank):
             raise InputError(f"uid {blank[0]}: {column} is blank{more(list(blank))}; fill it or drop the row")
+
+
+def _check_patient_names(rows: pd.DataFrame) -> None:
+    """Raise InputError for an id of a patient that could not be a cell of a table; it is not for logs itself."""
+    wrong = {one for one in rows["patient_id"].unique() if text_problem(one.strip())}
+    if wrong:
+        uid, patient = next((uid, one) for uid, one in rows["patient_id"].items() if one in wrong)
+        raise InputError(f"uid {uid}: patient_id {text_problem(patient.strip())}{more(wrong)}; give them other ids")
 
 
 def _check_splits(rows: pd.DataFrame) -> None:

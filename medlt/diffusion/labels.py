@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from medlt.diffusion.attributes import encode
@@ -127,10 +126,12 @@ class LabelNetwork(nn.Module):
             raise InputError(f"{folder} contains a {family}, not a {cls.family}; load it by load_label_network")
         try:
             net = cls(**settings)
-            net.load_state_dict(read_tensors(Path(folder) / "model.safetensors"))
-        except (OSError, RuntimeError, TypeError, SafetensorError) as error:
+            net.load_state_dict(weights := read_tensors(Path(folder) / "model.safetensors"))
+        except (OSError, RuntimeError, TypeError, InputError) as error:
             reason = str(error).split("\n")[0]
             raise InputError(f"the denoiser in {folder} cannot be read ({reason}); train or copy it again") from None
+        if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+            raise InputError(f"the denoiser in {folder}: {broken[0]} holds NaN or infinity; use an earlier one")
         return net.eval().requires_grad_(False)
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from medlt.evaluation.quality import FEWEST_FOR_KID
+from medlt.markdown_text import cell, inline
 from medlt.metrics.features import scaled
 from medlt.metrics.fidelity import kid
 
@@ -96,7 +97,7 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
     if pd.isna(value):
         return "-"
     if name == "value":
-        return f"**{value}**" if row["is_base"] and value else str(value)
+        return f"**{cell(value)}**" if row["is_base"] and value else cell(value)
     text = f"{value:{'+' if name == 'verifier_difference' else ''}.3f}"
     if not pd.isna(between):
         return f"{text} ± {between:.3f}"
@@ -116,7 +117,7 @@ def as_markdown(table: pd.DataFrame) -> str:
     headers = HEADERS | (DOWNSTREAM if "tail_ap_difference" in table else {})
     lines = []
     for factor, part in pooled(table).groupby("factor", sort=False):
-        lines += [f"## {factor}", "", "| " + " | ".join(headers.values()) + " |", "|---" * len(headers) + "|"]
+        lines += [f"## {inline(factor)}", "", "| " + " | ".join(headers.values()) + " |", "|---" * len(headers) + "|"]
         rows = part.to_dict("records")
         lines += ["| " + " | ".join(_cell(row, name) for name in headers) + " |" for row in rows]
         lines.append("")

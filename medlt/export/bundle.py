@@ -10,6 +10,8 @@ fire, diffusers and pillow. metadata.json and provenance.json carry the claim an
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +24,7 @@ from medlt.export.generator import WIDTHS, Generator
 from medlt.export.parts import SOURCE, autoencoder, label_embedding, label_unet, sampling, scheduler_config
 from medlt.export.provenance import NOTICE, write_provenance
 from medlt.files import atomic, write_json, write_text
+from medlt.markdown_text import inline
 from medlt.recipes.generator import TrainedGenerator
 from medlt.versions import versions
 
@@ -126,14 +129,14 @@ def _inputs(trained: TrainedGenerator) -> dict[str, Any]:
 
 
 def _readme(trained: TrainedGenerator, record: Mapping[str, Any]) -> str:
-    rare = _example(trained)
+    labels = shlex.quote(json.dumps({_example(trained): 1}, ensure_ascii=False))
     command = "python -m monai.bundle run --config_file configs/inference.json"
     made_by = f" of run {record['run']}" if record["run"] else ""
     return (
         "# A generator of synthetic radiographs\n\n"
-        f"It makes images of {trained.config.size} px under the labels {', '.join(trained.findings)}.\n\n"
-        f"```\n{command} --labels \"{{'{rare}': 1}}\" --count 4\n```\n\n"
+        f"It makes images of {trained.config.size} px under the labels {inline(', '.join(trained.findings))}.\n\n"
+        f"```\n{command} --labels {labels} --count 4\n```\n\n"
         f"It writes PNG files to `eval/`. Their text chunks say that they are synthetic. {NOTICE}\n\n"
         f"## Privacy\n\nThe model{made_by} was trained by medlt {record['medlt']}. "
-        f"{record['privacy']['sentence']}\n\nRead MODEL_CARD.md before you share it.\n"
+        f"{inline(record['privacy']['sentence'])}\n\nRead MODEL_CARD.md before you share it.\n"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlt.csv_text import as_csv
 from medlt.export.images import copy_images, exported, gives_parents, prompts_of
 from medlt.export.provenance import write_provenance
 from medlt.files import write_text
@@ -36,9 +37,9 @@ def export_imagefolder(run: Path, out: Path, real: bool = False) -> None:
     table = table.assign(prompt=prompts_of(run, manifest))
     saved = [f"{split}/{names[str(uid)]}" for uid, split in manifest.rows["split"].items()]
     info = pd.DataFrame({"prompt": table["prompt"].to_numpy(), "img_savename": saved})
-    write_text(out / "prompt_INFO.csv", info.to_csv(index=False))
+    write_text(out / "prompt_INFO.csv", as_csv(info))
     for split, part in table.groupby("split"):
-        write_text(out / str(split) / "metadata.csv", part.to_csv(index=False))
+        write_text(out / str(split) / "metadata.csv", as_csv(part))
 
 
 def _without_gaps(table: pd.DataFrame) -> pd.DataFrame:

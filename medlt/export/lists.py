@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlt.csv_text import as_csv
 from medlt.data.layouts import mimic_cxr_lt, nih_cxr_lt
 from medlt.data.layouts.reading import known_findings
 from medlt.data.manifest import Manifest
@@ -53,7 +54,7 @@ def export_cxr_lt(run: Path, out: Path, real: bool = False) -> None:
             part.index,
         )
         table = pd.concat([identity, part[list(manifest.findings)]], axis=1).assign(synthetic=_synthetic(part))
-        write_text(out / "cxr-lt-2023" / TABLES[str(split)], table.to_csv(index=False))
+        write_text(out / "cxr-lt-2023" / TABLES[str(split)], as_csv(table))
 
 
 def export_longtailcxr(run: Path, out: Path, real: bool = False, labels: str = "hard") -> None:
@@ -83,7 +84,7 @@ def export_longtailcxr(run: Path, out: Path, real: bool = False, labels: str = "
         table = values.loc[uids].join(about)
         table.insert(0, "id", [names[str(uid)] for uid in uids])
         table.insert(1, "path", "images/" + table["id"])
-        write_text(out / "labels" / f"{name}_single-label_{part}.csv", table.to_csv(index=False))
+        write_text(out / "labels" / f"{name}_single-label_{part}.csv", as_csv(table))
 
 
 def _softened(manifest: Manifest, single: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ file for `pipeline.load_lora_weights(OUT)`, to be used with its base model. Both
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,11 +28,12 @@ from medlt import config as configs
 from medlt.export.parts import SOURCE, autoencoder, label_embedding, label_unet, sampling, scheduler_config
 from medlt.export.provenance import NOTICE, write_provenance
 from medlt.files import write_json, write_text
+from medlt.markdown_text import inline
 from medlt.types import InputError
 
 LABELS = """# diffusers runs pipeline.py of this folder only when it is trusted: read it first
 pipeline = DiffusionPipeline.from_pretrained("OUT", custom_pipeline="OUT", trust_remote_code=True)
-images = pipeline({{"{finding}": 1}}, seeds=[0, 1], guidance_scale={scale}, guidance_interval={interval})
+images = pipeline({{{finding}: 1}}, seeds=[0, 1], guidance_scale={scale}, guidance_interval={interval})
 """
 WHOLE = """pipeline = StableDiffusionPipeline.from_pretrained("OUT")
 """
@@ -67,7 +69,7 @@ def export_diffusers(run: Path, out: Path) -> None:
     index |= {"_class_name": ["pipeline", "LabelPipeline"], "label_embedding": ["label_embedding", "LabelEmbedding"]}
     write_json(out / "model_index.json", index)
     chosen = sampling(trained.config)
-    example = {"finding": trained.findings[0], "scale": chosen["guidance_scale"]}
+    example = {"finding": json.dumps(trained.findings[0], ensure_ascii=False), "scale": chosen["guidance_scale"]}
     _write_readme(out, LABELS.format(**example, interval=chosen["guidance_interval"]), record)
 
 
@@ -83,5 +85,5 @@ def _copy_stable_diffusion(run: Path, out: Path, chosen: configs.StableConfig, s
 def _write_readme(out: Path, usage: str, record: Mapping[str, Any], sampled: str = "") -> None:
     """Write OUT/README.md: how to load the generator, how the run sampled, the notice, and the claim of its privacy."""
     title, code = "# A generator of synthetic radiographs", f"```python\n{usage}```"
-    parts = (title, code, sampled, NOTICE, record["privacy"]["sentence"])
+    parts = (title, code, sampled, NOTICE, inline(record["privacy"]["sentence"]))
     write_text(out / "README.md", "\n\n".join(filter(None, parts)) + "\n")

@@ -12,6 +12,7 @@ from typing import Any
 from medlt.export.deployment import deployment
 from medlt.export.release import FORMAT, RECORD, SIGNATURE, files_of, sha256
 from medlt.export.signature import verify_file
+from medlt.markdown_text import inline
 from medlt.privacy.accounting import spent
 from medlt.privacy.claims import Claim
 from medlt.privacy.ledger import DRIFT, format_epsilon
@@ -83,7 +84,9 @@ def _record_problems(folder: Path, record: dict[str, Any]) -> Iterator[str]:
         given = json.loads((folder / "provenance.json").read_text())["privacy"]
         if (given["epsilon"], given["sentence"], given["delta"]) != (claimed.epsilon, claimed.sentence, claimed.delta):
             yield f"provenance.json: has another claim than {RECORD}"
-        if any(claimed.sentence not in (folder / name).read_text() for name in ("MODEL_CARD.md", "DATASHEET.md")):
+        if any(
+            inline(claimed.sentence) not in (folder / name).read_text() for name in ("MODEL_CARD.md", "DATASHEET.md")
+        ):
             yield f"MODEL_CARD.md or DATASHEET.md: has another claim than {RECORD}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
         yield f"{RECORD}: its claim, ledger or deployment record is damaged"

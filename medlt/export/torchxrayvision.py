@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlt.csv_text import as_csv
 from medlt.data.layouts import NIH_FINDINGS, chexpert
 from medlt.data.layouts.reading import known_findings
 from medlt.data.manifest import Manifest
@@ -57,7 +58,7 @@ def _write_nih(manifest: Manifest, out: Path) -> None:
     """Write OUT/images/ and OUT/SPLIT.csv."""
     table = _entries(manifest, copy_images(manifest, manifest.rows, out / "images"))
     for split, part in manifest.rows.groupby("split"):
-        write_text(out / f"{split}.csv", table.loc[part.index].to_csv(index=False))
+        write_text(out / f"{split}.csv", as_csv(table.loc[part.index]))
 
 
 def _entries(manifest: Manifest, names: dict[str, str]) -> pd.DataFrame:
@@ -93,7 +94,7 @@ def _write_chexpert(manifest: Manifest, out: Path) -> None:
             place = f"{folder}/patient{patient[uid]:05d}/study{study[uid]}"
             paths[uid] = f"{place}/{copy_images(manifest, part.loc[[uid]], out / place)[str(uid)]}"
         table = pd.DataFrame({"Path": pd.Series(paths)}).join([_about(part), _hard(manifest, part), _origin(part)])
-        write_text(out / f"{name}.csv", table.to_csv(index=False))
+        write_text(out / f"{name}.csv", as_csv(table))
 
 
 def _about(part: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from medlt.data.columns import is_synthetic
+from medlt.markdown_text import inline
 from medlt.privacy.card_text import (
     bullets,
     condition,
@@ -63,7 +64,7 @@ def model_card(run: Path) -> str:
     parts["Model details"] = bullets(
         model(config, digests),
         f"{_software(seen)}, method {config.method.kind}, at {config.size} x {config.size} pixels.",
-        f"Run: `{seen.record['id']}`." if "id" in seen.record else "Run: not recorded.",
+        f"Run: `{inline(seen.record['id'])}`." if "id" in seen.record else "Run: not recorded.",
         *([] if is_private(config) else [f"Digests: {_digests(seen)}."]),
     )
     parts["Intended use"] = bullets(*USES, NOT_FOR)
@@ -75,7 +76,7 @@ def model_card(run: Path) -> str:
     parts["Audit"] = _audit(seen)
     parts["Not shown here"] = bullets(*not_shown(config))
     parts["Caveats"] = bullets(*LIMITS)
-    return header(config) + _page(f"Model card: {run_name(config)}", parts)
+    return header(config) + _page(f"Model card: {inline(run_name(config))}", parts)
 
 
 def datasheet(run: Path) -> str:
@@ -100,7 +101,7 @@ def datasheet(run: Path) -> str:
     parts["Uses"] = bullets(*USES, NOT_FOR)
     parts["Distribution"] = distribution(config, len(made))
     parts["Limits"] = bullets(*LIMITS)
-    return dataset_header(config, len(made)) + _page(f"Datasheet: {run_name(config)}", parts)
+    return dataset_header(config, len(made)) + _page(f"Datasheet: {inline(run_name(config))}", parts)
 
 
 def _page(title: str, parts: Mapping[str, str]) -> str:
@@ -110,13 +111,13 @@ def _page(title: str, parts: Mapping[str, str]) -> str:
 
 def _digests(seen: Provenance) -> str:
     digests = seen.record.get("digests", {})
-    return ", ".join(f"{name} `{value}`" for name, value in sorted(digests.items())) or "not recorded"
+    return ", ".join(f"{inline(name)} `{inline(value)}`" for name, value in sorted(digests.items())) or "not recorded"
 
 
 def _software(seen: Provenance) -> str:
     """Return the version of medlt that made the run, by run.json."""
     version = seen.record.get("versions", {}).get("medlt")
-    return f"Made by medlt {version}" if version else "Made by medlt, version not recorded"
+    return f"Made by medlt {inline(version)}" if version else "Made by medlt, version not recorded"
 
 
 def _training_data(seen: Provenance) -> list[str]:
@@ -153,7 +154,7 @@ def _privacy(seen: Provenance, claimed: Claim) -> str:
     covered = (
         "Nothing else in the run folder is covered: histories, reports, latents and recorded rows do not leave it."
     )
-    parts = [claimed.sentence, _ledger(seen, claimed), *([] if claimed.epsilon is None else [covered])]
+    parts = [inline(claimed.sentence), _ledger(seen, claimed), *([] if claimed.epsilon is None else [covered])]
     if is_drawn(seen.config) and "patient" in " ".join(parts):
         parts.append("The data of this run is drawn by a program: its patients are simulated.")
     return "\n\n".join(parts)
@@ -209,8 +210,9 @@ def _attack(one: Mapping[str, Any]) -> str:
 
 
 def _clean(text: object) -> str:
-    """Return a text on one line and without a path."""
-    return re.sub(r"(?<![\w.])(?:[A-Za-z]:\\|/)[\w.\-]+[/\\][^\s,;)]*", "[path]", " ".join(str(text).split()))
+    """Return a text on one line, without a path, HTML and links."""
+    without = re.sub(r"(?<![\w.])(?:[A-Za-z]:\\|/)[\w.\-]+[/\\][^\s,;)]*", "[path]", " ".join(str(text).split()))
+    return inline(without)
 
 
 def _made(folder: Path) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from medlt import config as configs
+from medlt.markdown_text import cell, inline
 
 FUSED_LABELS = {
     "tail": "A finding is present if the tail parent has it, absent if both parents are known not to have it, and "
@@ -89,8 +90,7 @@ def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> 
 
 
 def _cell(value: object) -> str:
-    text = f"{value:.5g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return cell(f"{value:.5g}" if isinstance(value, float) else value)
 
 
 def is_private(config: configs.RunConfig) -> bool:
@@ -254,7 +254,7 @@ def identification(config: configs.RunConfig, folder: Path, made: pd.DataFrame) 
     table = folder / "images" / "metadata.csv"
     columns = list(pd.read_csv(table, nrows=0)) if table.is_file() else []
     listed = [str(name) for name in columns if name not in PARENTS]
-    named = f"images/metadata.csv lists for each image: {', '.join(listed)}."
+    named = f"images/metadata.csv lists for each image: {inline(', '.join(listed))}."
     return [*lines, *dicom, named if listed else "images/metadata.csv is not written."]
 
 

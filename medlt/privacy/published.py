@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from medlt.csv_text import unescaped
 from medlt.data.columns import is_synthetic
 from medlt.files import digest_file, read_table
 from medlt.privacy.provenance import Provenance
@@ -70,7 +71,7 @@ def _label_violations(seen: Provenance, rows: pd.DataFrame, kept: pd.DataFrame) 
     if not file.is_file():
         yield f"images/{TABLE} is missing ({RESTORE})"
         return
-    table = pd.read_csv(file, dtype=str).set_index("uid")
+    table = unescaped(pd.read_csv(file, dtype=str)).set_index("uid")
     known = set(kept.columns) | set(CONSTANT) | {"file_name"}
     own = kept.loc[rows.index] if set(rows.index) <= set(kept.index) else kept.iloc[:0]
     varied = [name for name in CONSTANT if name in table and table[name].nunique(dropna=False) != 1]

@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -108,7 +107,7 @@ def read_votes(file: Path) -> Tensor:
     """Return noisy votes [F,n]. Raises InputError for a damaged file: its noise must not be drawn again."""
     try:
         return read_tensors(file)["votes"]
-    except (OSError, KeyError, SafetensorError):
+    except (OSError, KeyError, InputError):
         raise InputError(f"{file}: damaged; restore it, or start a new run, which costs budget again") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -9,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from medlt._version import __version__
+from medlt.files import no_follow
 from medlt.progress.callback import ProgressCallback
 from medlt.progress.lines import Lines, ticking
-from medlt.types import Progress
+from medlt.types import InputError, Progress
 
 NAME = "run.log"
 PRIVATE_LOGGERS = ("pydicom",)
@@ -36,11 +38,20 @@ class RunLog(ProgressCallback):
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        self._file = self._open.enter_context(self.path.open("a", encoding="utf-8"))
+        self._file = self._open.enter_context(self._appended())
         self._open.enter_context(_logging_to(self._lines.note))
         self._open.enter_context(ticking(self._lines))
         self._lines.note(f"medlt {__version__} starts, process {os.getpid()}")
         return self
+
+    def _appended(self) -> TextIO:
+        """Return run.log, open for more lines. Raises InputError for a link."""
+        try:
+            return open(self.path, "a", encoding="utf-8", opener=no_follow)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise InputError(f"{self.path.absolute()}: is a link; move it away, and run again") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

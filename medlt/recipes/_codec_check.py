@@ -19,6 +19,7 @@ from medlt.checks.codec import Amplitudes, CodecRule, by_ring, by_twin, codec_ta
 from medlt.checks.folds import CrossFitClassifiers
 from medlt.checks.separation import digest_network
 from medlt.classify.train import Classifier
+from medlt.csv_text import as_csv
 from medlt.data.squares import square
 from medlt.diffusion.codec import encode
 from medlt.files import digest, write_json, write_table, write_text
@@ -92,7 +93,7 @@ def note_codec_check(run: RunFolder[configs.RunConfig], result: CodecCheck) -> N
     """Write the tables into the run folder and the result to run.json, and warn of lost findings in one line."""
     if run.writable:
         write_table(run.path(TABLE), result.table)
-        write_text(run.path("codec_check.csv"), result.table.to_csv())
+        write_text(run.path("codec_check.csv"), as_csv(result.table, index=True))
         write_json(run.path("codec_check.json"), result.metadata())
     run.record(codec_check=result.metadata())
     if result.lost:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medlt import config as configs
 from medlt.classify.sets import TrainingSet
+from medlt.csv_text import as_csv
 from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache
 from medlt.data.regions import Regions
@@ -199,7 +200,7 @@ def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
         _require_positives(config, whole)
         _require_unchanged(run, whole)
         Regions.of(whole).check()
-        write_text(run.path("failures.csv"), failures.to_csv(index=False))
+        write_text(run.path("failures.csv"), as_csv(failures))
         whole.write(run.path(str(REAL_ROWS)))
         run.record(counts={"real": len(whole.rows), "failed": len(failures)}, digests={"manifest": whole.digest()})
     return Cohort(whole, config.targets, requested(config), pixels=pixels)

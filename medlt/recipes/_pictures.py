@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from medlt import config as configs
+from medlt.csv_text import as_csv
 from medlt.data.convert.encode import png
 from medlt.data.manifest import Manifest
 from medlt.evaluation.sources import SourceImages
@@ -65,7 +66,7 @@ def show_grid(run: RunFolder[configs.RunConfig], made: Manifest, each: int = 8) 
         with Image.open(made.file(str(uid))) as image:
             canvas[top : top + size, left : left + size] = np.asarray(image)
     write_bytes(run.path("grid.png"), synthetic_png(canvas, run_id=str(chosen["run"].iloc[0])))
-    write_text(run.path("grid.csv"), chosen[["finding"]].assign(column=column).to_csv())
+    write_text(run.path("grid.csv"), as_csv(chosen[["finding"]].assign(column=column), index=True))
 
 
 def show_rejected(

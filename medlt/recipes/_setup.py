@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from medlt import config as configs
-from medlt.files import REAL_ROWS, locked, write_json, write_text
+from medlt.files import REAL_ROWS, locked, require_no_links, write_json, write_text
 from medlt.progress import ProgressCallback, RunLog
 from medlt.store import Artifact, Store
 from medlt.training.runtime import Runtime
@@ -199,6 +199,8 @@ def _require_own(folder: Path) -> None:
     others = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
     if others and not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: is not empty and not a run folder; choose another --out")
+    if others:
+        require_no_links(folder, may_be=("artifacts",))
 
 
 def _require_book(config: configs.RunConfig | configs.EvaluateConfig) -> None:

@@ -33,6 +33,7 @@ from medlt.checks.consistency import LabelConsistency, best_of, thresholds
 from medlt.checks.target_label import TargetLabelCheck
 from medlt.classify.train import Classifier
 from medlt.config.ablation import Ablation
+from medlt.csv_text import as_csv
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.sampler import last_steps
 from medlt.evaluation.design import ArmSpec
@@ -139,7 +140,7 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
             real = {"factor": "real", "value": "train", "is_base": False, "seed": 0, **runner.reference()}
             table = pd.concat([pd.DataFrame([real]), _table(run, wanted)], ignore_index=True)
         write_table(run.path("ablation.parquet"), table)
-        write_text(run.path("ablation.csv"), table.to_csv(index=False))
+        write_text(run.path("ablation.csv"), as_csv(table))
         write_text(run.path("ablation.md"), as_markdown(table))
     return run.folder
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medlt.csv_text import unescaped
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -149,7 +150,11 @@ def _table(folder: Path, name: str, suffix: str = ".parquet") -> pd.DataFrame | 
     if not file.is_file() or (suffix == ".csv" and not file.stat().st_size):
         return None
     try:
-        table = pd.read_parquet(file) if suffix == ".parquet" else pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = (
+            pd.read_parquet(file)
+            if suffix == ".parquet"
+            else unescaped(pd.read_csv(file, dtype=str, keep_default_na=False))
+        )
     except Exception as error:  # pyarrow and pandas raise many kinds
         raise InputError(f"{file}: not readable as {suffix[1:]}: {_first_line(error)}; run the stage again") from None
     return _keyed(table, name, file)

@@ -40,7 +40,7 @@ def arms_table(folder: Path) -> str:
 def _text(name: str) -> str:
     """Return a name with the characters of Markdown and HTML escaped."""
     plain = " ".join(name.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{c}" if c in "|*_`[]" else c for c in plain)
+    return "".join(f"\\{c}" if c in "\\|*_`[]" else c for c in plain)
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]], sides: str) -> str:

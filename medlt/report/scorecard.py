@@ -28,6 +28,7 @@ from PIL import Image
 from medlt.checks.outcome import read_check
 from medlt.data.columns import is_synthetic
 from medlt.files import write_json, write_text
+from medlt.markdown_text import cell, inline
 from medlt.privacy.claims import claim
 from medlt.report.collect import Collected, collect
 from medlt.review.results import ReviewResults, review_results
@@ -88,18 +89,10 @@ def markdown(measures: list[Measure]) -> str:
         lines += ["", f"## {criterion.capitalize()}"]
         if known := [one for one in own if one.value]:
             lines += ["", "| measure | value | from |", "|---|---|---|"]
-            lines += [f"| {_cell(one.name)} | {_cell(one.value)} | {_cell(one.source)} |" for one in known]
-        if missing := [f"- Not measured: {_line(one.name)}; {_line(one.missing)}." for one in own if one.missing]:
+            lines += [f"| {cell(one.name)} | {cell(one.value)} | {cell(one.source)} |" for one in known]
+        if missing := [f"- Not measured: {inline(one.name)}; {inline(one.missing)}." for one in own if one.missing]:
             lines += ["", *missing]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _cell(text: str) -> str:
-    return _line(text).replace("|", "\\|")
 
 
 def _synthetic(seen: Collected) -> pd.DataFrame:

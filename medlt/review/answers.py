@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
+from medlt.csv_text import unescape, write_rows
 from medlt.files import write_bytes
 from medlt.types import InputError
 
@@ -99,7 +100,7 @@ def _answer(file: Path, number: int, row: Mapping[str, str | None]) -> ReaderAns
             raise InputError(f"{file}, line {number}: {what}")
     if not str(row["seed"]).isdecimal():
         raise InputError(f"{file}, line {number}: seed is {row['seed']!r}; write a whole number")
-    return ReaderAnswer(int(str(row["seed"])), **{name: str(row[name]) for name in COLUMNS if name != "seed"})
+    return ReaderAnswer(int(str(row["seed"])), **{name: unescape(str(row[name])) for name in COLUMNS if name != "seed"})
 
 
 @dataclass
@@ -134,7 +135,5 @@ class AnswerFile:
 def as_csv(answers: Iterable[ReaderAnswer]) -> bytes:
     """Return answers as the bytes of a reader's file, in UTF-8."""
     out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([getattr(answer, name) for name in COLUMNS] for answer in answers)
+    write_rows(out, [COLUMNS, *([getattr(answer, name) for name in COLUMNS] for answer in answers)])
     return out.getvalue().encode()

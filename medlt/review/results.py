@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medlt.csv_text import unescaped
 from medlt.metrics.readers import exact_share, kappa
 from medlt.review.answers import FOLDER, QUESTIONS, read_answers
 from medlt.types import InputError
@@ -83,7 +84,7 @@ def read_readings(folder: Path, verdicts: Path | None = None) -> pd.DataFrame:
 def _verdicts(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a CSV of accepted and rejected images."""
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = unescaped(pd.read_csv(file, dtype=str, keep_default_na=False))
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: not readable as CSV: {str(error).splitlines()[0]}") from None
     if missing := [name for name in ("uid", "verdict") if name not in table]:

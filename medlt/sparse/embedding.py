@@ -40,7 +40,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medlt.files import digest, write_tensors
+from medlt.files import digest, read_tensors, write_tensors
 from medlt.rng import torch_generator
 from medlt.types import InputError
 
@@ -218,11 +218,11 @@ class SimplicialCoder(nn.Module):
     @classmethod
     def load(cls, path: Path) -> SimplicialCoder:
         """Load a coder that `save` wrote, in eval mode. Raises InputError for any other file."""
-        config, tensors = read_metadata(path)["config"], {}
-        with safe_open(path, framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
-        coder = cls(**config)
-        coder.load_state_dict(tensors)
+        try:
+            coder = cls(**read_metadata(path)["config"])
+            coder.load_state_dict(read_tensors(path))
+        except (KeyError, TypeError, RuntimeError):  # another class, other settings, other tensors
+            raise _no_coder(path) from None
         return coder.eval()
 
 
@@ -232,4 +232,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as handle:
             return dict(json.loads(handle.metadata()["medlt"]))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        raise InputError(f"{path}: is not a sparse coder; remove it and run again to train one") from None
+        raise _no_coder(path) from None
+
+
+def _no_coder(path: Path) -> InputError:
+    return InputError(f"{path}: is not a sparse coder; remove it and run again to train one")

@@ -264,7 +264,7 @@ def resume(state: State, folder: Path, *, restart: bool = False) -> None:
         with safe_open(path, "pt") as stored:
             header = json.loads((stored.metadata() or {}).get("training", "{}"))
             named = {name: stored.get_tensor(name) for name in stored.keys()} if header.get("key") == state.key else {}
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, AttributeError, TypeError) as error:  # metadata of another form
         if not restart:
             raise InputError(f"{path} is damaged ({error}); move it away to start again") from None
         damaged = path.with_suffix(".damaged")

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.data.columns import LONGEST, filename_problem, is_synthetic, safe_filename, uids_in
+from medlt.data.columns import LONGEST, filename_problem, is_synthetic, safe_filename, text_problem, uids_in
 from medlt.data.manifest import Manifest
 from medlt.files import digest_file
 from medlt.types import InputError
@@ -292,6 +293,29 @@ def test_a_uid_that_is_taken_names_a_file(tmp_path_factory: pytest.TempPathFacto
     assert f"{uid}.png" in os.listdir(folder)
 
 
+@pytest.mark.parametrize(
+    "text", ["=HYPERLINK(1)", "@SUM(A1)", "-1+1", "+cmd", "＝1+1", "'=1", "a\u202eb", "a\rb", "\ta", "x" * 300]
+)
+def test_a_name_that_a_table_cannot_hold_is_refused_in_one_line(folder: Path, table: pd.DataFrame, text: str) -> None:
+    problem = re.escape(text_problem(text.strip()) or "holds a line break") if text.strip() else ""
+    with pytest.raises(InputError, match=problem) as refused:
+        Manifest(table.assign(uid=[text, *table["uid"][1:]]).set_index("uid"), FINDINGS, folder)
+    assert one_line(refused).startswith("uid ")
+    with pytest.raises(InputError) as refused:
+        Manifest(table.rename(columns={"A": text}).set_index("uid"), (text, "B", "No_Finding"), folder)
+    assert one_line(refused).startswith("finding ")
+    if text.strip() == text:
+        with pytest.raises(InputError, match=problem) as refused:
+            Manifest(table.assign(patient_id=[text, *table["patient_id"][1:]]).set_index("uid"), FINDINGS, folder)
+        assert text not in one_line(refused)  # an id of a patient is not for logs
+
+
+@pytest.mark.parametrize("text", ["-1", "+2.5", "1e-3"])
+def test_a_number_is_no_formula(folder: Path, table: pd.DataFrame, text: str) -> None:
+    rows = table.assign(uid=[text, *table["uid"][1:]], patient_id=[text, *table["patient_id"][1:]])
+    assert Manifest(rows.set_index("uid"), FINDINGS, folder).rows.index[0] == text
+
+
 def test_join_keeps_both_and_checks_again(folder: Path, table: pd.DataFrame) -> None:
     real = of(table, folder)
     made = pd.DataFrame(
@@ -324,6 +348,7 @@ NAME = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=9
 )
 UID = NAME.filter(lambda uid: not filename_problem(uid))
+PATIENT = NAME.filter(lambda patient: not text_problem(patient.strip()))
 LABEL = st.sampled_from((0.0, 1.0, np.nan))
 
 
@@ -331,7 +356,7 @@ LABEL = st.sampled_from((0.0, 1.0, np.nan))
 def manifests(draw: st.DrawFn) -> pd.DataFrame:
     """Any uids, patients, unicode paths, labels and soft labels, with one split a patient."""
     uids = draw(st.lists(UID, min_size=1, max_size=8, unique=True))
-    patients = draw(st.lists(NAME, min_size=len(uids), max_size=len(uids)))
+    patients = draw(st.lists(PATIENT, min_size=len(uids), max_size=len(uids)))
     home = {p: draw(st.sampled_from(("train", "val", "test"))) for p in sorted(set(patients))}
     synthetic = draw(st.lists(st.booleans(), min_size=len(uids), max_size=len(uids)))
     soft = st.floats(0, 1, allow_subnormal=False)

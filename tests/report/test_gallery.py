@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medlt.csv_text import escape, unescaped
 from medlt.report import gallery
 from medlt.report.formatting import script
 from medlt.report.gallery import in_turn
@@ -180,7 +181,15 @@ def test_the_csv_of_answers_is_read_back_as_it_was_written(tmp_path: Path) -> No
     (tmp_path / "a.csv").write_text(node(f"csvText({json.dumps(names)}, {json.dumps(rows)})"), newline="")
     table = pd.read_csv(tmp_path / "a.csv", dtype=str, keep_default_na=False)
     assert list(table) == names
-    assert table.to_numpy().tolist() == rows
+    assert table["comment"].tolist() == [rows[0][2], "'=1+1"]  # as a spreadsheet may hold it
+    assert unescaped(table).to_numpy().tolist() == rows
+
+
+@pytest.mark.parametrize("comment", ["=1+1", "-1", "-1+1", "'@a", "'tis", "\tx", "+cmd", "＝1", "-"])
+def test_comments_are_escaped_in_the_page_as_they_are_in_python(comment: str) -> None:
+    assert node(f"escapeCell({json.dumps(comment)})") == escape(comment)
+    text = f"csvText(['uid', 'verdict', 'comment'], [['s', 'accept', {json.dumps(comment)}]])"
+    assert node(f"answersIn({text})[0].comment") == comment
 
 
 CELLS = ["", "a", " b ", 'x "y" z', '"', "a,b", "1\n2", "1\r\n2", "=1+1", "\ufeff", "__proto__", "é", ",", '"",""']

@@ -7,7 +7,6 @@ import struct
 import zlib
 from collections.abc import Mapping
 
-import cv2
 import numpy as np
 
 SUFFIX = {"png": ".png", "png16": ".png", "jpeg": ".jpg", "nifti": ".nii.gz"}
@@ -45,10 +44,9 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 def jpeg(pixels: np.ndarray, quality: int) -> bytes:
     """Return a baseline grayscale JPEG of uint8 [h,w]."""
-    done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise ValueError("OpenCV could not encode the image as JPEG")
-    return data.tobytes()
+    import imagecodecs
+
+    return bytes(imagecodecs.jpeg8_encode(pixels, level=quality))
 
 
 def nifti(

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Self
 from medlt.data.convert.one import Outcome
 from medlt.data.convert.places import Places
 from medlt.data.convert.scan import FileEntry
-from medlt.files import write_json
+from medlt.files import no_follow, write_json
 from medlt.types import InputError
 
 _FSYNC_S = 5.0
@@ -59,7 +59,7 @@ class Journal:
             self._handle.close()  # raises on a full disk
 
     def _open(self) -> None:
-        self._handle = open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+        self._handle = open(no_follow(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
         _lock(self._handle, self._out)
         self._reader = self.path.open("rb")
         self._synced = time.monotonic()

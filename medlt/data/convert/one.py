@@ -214,6 +214,7 @@ def write_once(path: Path, data: bytes) -> None:
             return
         raise FileExistsError(errno.EEXIST, "another file of this name exists")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a link of this name would lead elsewhere
     try:
         temporary.write_bytes(data)
         temporary.replace(path)

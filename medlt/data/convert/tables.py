@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from medlt.csv_text import write_rows
 from medlt.data.columns import IDENTIFIERS
 from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
@@ -211,4 +211,4 @@ def _write_csv(path: Path, rows: Iterable[tuple[str, ...]], mode: int = 0o644) -
     with atomic(path) as temporary:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT, mode)
         with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            write_rows(file, rows)

@@ -6,7 +6,6 @@ queries across levels. Instances come as stored (WADO-RS, PS3.18 10.4, transfer-
 
 from __future__ import annotations
 
-import csv
 import itertools
 import logging
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 
+from medlt.csv_text import write_rows
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.places import Places
 from medlt.data.convert.run import convert
@@ -159,9 +159,8 @@ def _retrieve(server: DicomWebServer, instance: Instance, files: Path) -> str:
 
 def _write_failed(path: Path, failed: list[Instance]) -> None:
     with atomic(path) as temporary, temporary.open("w", newline="") as handle:
-        table = csv.writer(handle, lineterminator="\n")
-        table.writerow(("file", "problem", "study_uid", "series_uid", "sop_uid"))
-        table.writerows((i.file, i.problem, i.study, i.series, i.sop) for i in failed)
+        names = ("file", "problem", "study_uid", "series_uid", "sop_uid")
+        write_rows(handle, [names, *((i.file, i.problem, i.study, i.series, i.sop) for i in failed)])
 
 
 def _dry(instances: list[Instance]) -> dict[str, Any]:

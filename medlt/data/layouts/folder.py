@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from medlt.csv_text import unescaped
 from medlt.data.columns import IDENTIFIERS, MASK, region_columns
 from medlt.data.layouts import tree
 from medlt.data.layouts.csv_table import ALONE, ROLES, alone, by_role, identified, joint_patients, uids_of
@@ -84,7 +85,7 @@ def _sourced(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
     """Add the names of the source files from sources.csv, if it exists."""
     if "source" not in rows or not table.is_file():
         return rows
-    sources = read_table(table, ("source", "file"))
+    sources = unescaped(read_table(table, ("source", "file")))
     require(sources, ("source", "file"), table)
     return _named(rows, rows["source"].map(sources.drop_duplicates("source").set_index("source")["file"]))
 
@@ -97,7 +98,7 @@ def _named(rows: pd.DataFrame, file: pd.Series) -> pd.DataFrame:
 
 def _crossed(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
     """Add the identifiers and file names of the source from a crosswalk, for a join only."""
-    source = read_table(table, None)
+    source = unescaped(read_table(table, None))
     require(source, ("uid", "file", *IDENTIFIERS), table)
     known = source.drop_duplicates("uid").set_index("uid")
     if not rows["uid"].isin(known.index).all():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from medlt.csv_text import as_csv
 from medlt.data.columns import BOX, region_columns
 from medlt.data.layouts import tree
 from medlt.data.layouts.label_spec import policy
@@ -84,7 +85,7 @@ class LayoutResult:
         table = out.with_suffix(".orphans.csv")
         writers: dict[Path, Writer] = {**self.files, out: self.manifest.write}
         if len(self.orphans):
-            writers[table] = lambda path: self.orphans.to_csv(path, index=False)
+            writers[table] = lambda path: path.write_bytes(as_csv(self.orphans).encode(errors="surrogateescape"))
         _write_new(writers)
         return table if table in writers else None
 

@@ -5,10 +5,17 @@ const VERDICTS = ["", "accept", "reject"];
 const LONGEST = 2000; // characters of a comment
 const LARGEST = 10_000_000; // bytes of a file to load
 
+// A text that a spreadsheet would compute gets an apostrophe, which reading takes away: medlt/csv_text.py.
+const FORMULA = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
+const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$/;
+const isFormula = (text) => FORMULA.test(text) && !NUMBER.test(text);
+const escapeCell = (text) => (isFormula(text) ? `'${text}` : text);
+const unescapeCell = (text) => (text.startsWith("'") && isFormula(text) ? text.slice(1) : text);
+
 /** Text of a CSV file (RFC 4180, lines end with CRLF). */
 function csvText(header, rows) {
   const cell = (value) => (/[",\r\n]/.test(value) ? `"${value.replace(/"/g, '""')}"` : value);
-  return [header, ...rows].map((row) => row.map((value) => cell(String(value))).join(",") + "\r\n").join("");
+  return [header, ...rows].map((row) => row.map((value) => cell(escapeCell(String(value)))).join(",") + "\r\n").join("");
 }
 
 /** Cells of a CSV file (RFC 4180; a byte order mark and any line ends), blank lines left out. */
@@ -30,7 +37,7 @@ function answersIn(text) {
   const missing = ["uid", "verdict"].find((name) => !header.includes(name));
   if (missing) throw new Error(`it has no column ${missing}`);
   return rows.map((row, number) => {
-    const answer = Object.fromEntries(COLUMNS.map((name) => [name, row[header.indexOf(name)] ?? ""]));
+    const answer = Object.fromEntries(COLUMNS.map((name) => [name, unescapeCell(row[header.indexOf(name)] ?? "")]));
     answer.verdict = answer.verdict.trim().toLowerCase();
     answer.comment = answer.comment.slice(0, LONGEST);
     if (!VERDICTS.includes(answer.verdict)) throw new Error(`answer ${number + 1}: its verdict is not accept or reject`);
