@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,17 @@ def pixel(page: Any, x: float, y: float = 0.5) -> list[int]:
     return list(page.locator("#viewer canvas").evaluate(script, [x, y])[:3])
 
 
+def until(page: Any, true: str) -> None:
+    """Wait until an expression holds. `wait_for_function` needs eval, which the page's policy forbids."""
+    end = time.monotonic() + 30
+    while not page.evaluate(true):
+        assert time.monotonic() < end, true
+        page.wait_for_timeout(20)
+
+
 def view(page: Any, uid: str) -> None:
     page.locator(f".card[data-uid={uid}] button.open").click()
-    page.wait_for_function("document.querySelector('[data-part=after]').options.length > 0")
+    until(page, "document.querySelector('[data-part=after]').options.length > 0")
 
 
 def test_filters_show_what_matches_and_hide_empty_groups(report: Path, open_page: Open) -> None:
@@ -96,7 +105,7 @@ def test_filters_show_what_matches_and_hide_empty_groups(report: Path, open_page
     assert shown(page) == ["s7"]
     assert page.locator(".shown").inner_text() == "1 of 8 shown"
     page.locator("form.filter [type=reset]").click()
-    page.wait_for_function("document.querySelector('.shown').textContent.startsWith('8')")
+    until(page, "document.querySelector('.shown').textContent.startsWith('8')")
     page.select_option("[name=reason]", HOSTILE)
     assert shown(page) == ["s7"]
 
@@ -118,7 +127,7 @@ def test_keys_walk_zoom_and_close(report: Path, open_page: Open) -> None:
     assert page.locator("[data-part=zoom]").inner_text() == "100 %"
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
-    page.wait_for_function("document.activeElement.closest('.card')?.dataset.uid === 's7'")  # after the event "close"
+    until(page, "document.activeElement.closest('.card')?.dataset.uid === 's7'")  # after the event "close"
 
 
 def test_the_slider_shows_both_stages_and_a_map_colours_the_image(report: Path, open_page: Open) -> None:
@@ -237,7 +246,7 @@ def load(page: Any, file: Path) -> str:
     with page.expect_file_chooser() as chooser:
         page.locator(".load").click()
     chooser.value.set_files(file)
-    page.wait_for_function("document.querySelector('.loaded').textContent")
+    until(page, "document.querySelector('.loaded').textContent")
     return str(page.locator(".loaded").inner_text())
 
 
