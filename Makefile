@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EXTRAS ?=
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: demo test browser lint ladder docs notebooks wheelhouse audit-dependencies
+.PHONY: demo test browser ray lint ladder docs notebooks wheelhouse audit-dependencies
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,12 @@ test: $(READY) lint
 # the pages in Chromium, which is downloaded if the machine has none; where it cannot be had, the tests are skipped
 browser: $(READY)
 	MEDLT_BROWSER=$$(tests/browser/chromium.sh) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser -p no:cacheprovider tests/browser
+
+# `--engine ray`, with Ray installed for it: 250 MB that nothing else needs; where it cannot be had, the tests are skipped
+ray: $(READY)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]' \
+		|| echo "ray: Ray cannot be installed here, so its tests are skipped"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray -p no:cacheprovider tests/engine tests/recipes/test_ray.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

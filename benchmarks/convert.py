@@ -191,7 +191,7 @@ def peak_mb() -> float:
 
 def measure_in_child(method: str, folder: Path, limit: int, extra: str) -> dict[str, float] | None:
     """The child's figures; None if it cannot do that (a tool or codec is missing)."""
-    from medlt.data.convert.pool import worker_environment
+    from medlt.engine import worker_environment
 
     with worker_environment():
         environment = dict(os.environ)

@@ -38,13 +38,13 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 
 from medlt.data.convert import PRESETS, ConversionSettings, convert
-from medlt.data.convert.pool import Pool
 from medlt.data.convert.presets import to_uint8
 from medlt.data.convert.upright import upright
 from medlt.data.dicom.cells import bits_below, cleared
 from medlt.data.dicom.guard import open_bytes
 from medlt.data.dicom.read import spacing
 from medlt.data.dicom.streams import frame_bits
+from medlt.engine import Pool
 
 CHUNK = 1000
 

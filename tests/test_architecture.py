@@ -15,7 +15,7 @@ LAYERS = (  # a module imports only from strictly lower layers, or from its own 
     {"types", "names", "rng", "rows", "versions", "_version"},
     {"files", "plugins", "yaml_text", "csv_text", "markdown_text"},
     {"store", "config"},
-    {"training", "metrics"},
+    {"engine", "training", "metrics"},
     {"data", "diffusion", "sparse"},
     {"classify", "privacy", "checks"},
     {"localise"},

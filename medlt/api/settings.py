@@ -14,10 +14,10 @@ from medlt.types import InputError
 
 Settings = Mapping[str, Any]
 """Keys of a config: nested mappings, dotted keys, or both."""
-SHORT = {"targets": "count", "method": "kind"}
+SHORT = {"targets": "count", "method": "kind", "engine": "kind"}
 """Section -> the key that a bare value of it sets: targets=200 is targets={"count": 200}."""
-FREE = ("output_dir", "artifacts_dir", "workers")
-"""Keys that say where files lie, or how many processes work, and not what is made."""
+FREE = ("output_dir", "artifacts_dir", *configs.WORKING)
+"""Keys that say where files lie, or where and how many processes work, and not what is made."""
 
 
 def nested(settings: Settings) -> dict[str, Any]:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from medlt.cli.terminal import Terminal
     from medlt.data.convert import Places
     from medlt.data.layouts import LayoutResult
+    from medlt.engine import EngineChoice
 
-NO_SETTINGS = ("src", "out", "query", "auth_file", "ca", "workers", "engine", "as_json", "volume")
+NO_SETTINGS = ("src", "out", "query", "auth_file", "ca", "workers", "engine", "ray_address", "as_json", "volume")
 """Parameters of `convert` that do not belong to its settings."""
 
 
@@ -175,7 +176,8 @@ def convert(
     auth_file: Annotated[Path | None, path("URL: file with user:password or a token.")] = None,
     ca: Annotated[Path | None, path("URL: PEM file of your own certificate authority.")] = None,
     workers: Annotated[int, number("Number of processes; 0 is one per core.", min=0)] = 0,
-    engine: Annotated[str, text("Where the work is done: local.")] = "local",
+    engine: Annotated[str, text("Where the workers are: local, or ray.")] = "local",
+    ray_address: Annotated[str | None, text("Address of a Ray cluster; default: Ray on this machine.")] = None,
     timeout: Annotated[float, number("Most seconds for one file.", min=0.1)] = 60.0,
     memory: Annotated[int, number("Most MiB of memory per process; 0 is no limit.", min=0)] = 4096,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the headers alone; write nothing.")] = False,
@@ -189,37 +191,48 @@ def convert(
     """
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     with edge(as_json, volume) as terminal:
-        require_local(engine)
         online = {"query": query, "auth_file": auth_file, "ca": ca}
-        counts = _convert(src, out, given, online, workers, terminal)
+        counts = _convert(src, out, given, online, (workers, _engine(engine, ray_address)), terminal)
     _exit_on_failures(counts, None if dry_run else _places(out, deidentify))
 
 
 def _convert(
-    src: str, out: Path, given: Mapping[str, Any], online: Mapping[str, Any], workers: int, terminal: Terminal
-) -> dict[str, Any]:
+    src: str, out: Path, given: Mapping[str, Any], online: Mapping[str, Any], where: tuple[int, EngineChoice],
+    terminal: Terminal,
+) -> dict[str, Any]:  # fmt: skip
     """Convert a folder, or what a server at a URL holds; show the counts and return them."""
     from medlt.data.convert import convert as work
     from medlt.data.convert.settings import settings_from_options
     from medlt.data.convert.terminal import conversion_table
 
-    settings = settings_from_options(**given)
+    settings, (workers, engine) = settings_from_options(**given), where
     if src.lower().startswith(("http://", "https://")):
         from medlt.data.dicomweb import DicomWebServer, convert_server
 
         with DicomWebServer(src, online["auth_file"], online["ca"]) as server:
             query = online["query"] or ()
-            counts = convert_server(server, out, settings, query=query, workers=workers, progress=terminal)
+            counts = convert_server(
+                server, out, settings, query=query, workers=workers, engine=engine, progress=terminal
+            )
     elif any(online.values()):
         raise InputError(f"{src}: --query, --auth-file and --ca need the URL of a DICOMweb server, https://...")
     else:
-        counts = work(Path(src), out, settings, workers=workers, progress=terminal)
+        counts = work(Path(src), out, settings, workers=workers, engine=engine, progress=terminal)
     terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
     if settings.preview and not settings.dry_run:
         terminal.mention(f"thumbnails: {out / 'preview.html'}")
     if counts["converted"] and not settings.dry_run:
         terminal.mention(_next_command(_places(out, settings.profile)))
     return counts
+
+
+def _engine(kind: str, address: str | None) -> EngineChoice:
+    """Return an engine. Raises InputError for one that does not exist, and for the address of another than Ray."""
+    from medlt.engine import EngineChoice
+
+    if kind not in ("local", "ray") or (address and kind != "ray"):
+        raise InputError(f"--engine {kind}: use local, or ray, which alone has --ray-address")
+    return EngineChoice("ray" if kind == "ray" else "local", address=address)
 
 
 def _places(out: Path, profile: object) -> Places:
@@ -245,12 +258,6 @@ def _exit_on_failures(counts: dict[str, int], places: Places | None) -> None:
         where = f"; reasons are in {places.out / 'failures.csv'}, file names in {places.sources}" if places else ""
         typer.echo(f"medlt: {what}{where}", err=True)
         raise typer.Exit(1 if counts["converted"] else 2)
-
-
-def require_local(engine: str) -> None:
-    """Raise InputError for an engine that is not there."""
-    if engine != "local":
-        raise InputError(f"--engine {engine}: unknown engine; use local")
 
 
 @app.command(epilog=example("medlt validate manifest.parquet", "medlt validate manifest.parquet --config run.yaml"))

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medlt.cli.app import app
-from medlt.cli.collections import require_local
-from medlt.cli.edge import ConfigFile, Json, Out, Overrides, PerhapsConfigFile, Volume, edge, example
+from medlt.cli.edge import ConfigFile, Json, Out, Overrides, PerhapsConfigFile, Volume, edge, example, number, text
 from medlt.cli.terminal import Terminal
 from medlt.names import did_you_mean
 from medlt.plugins import METHODS
@@ -115,7 +114,13 @@ def _methods(incomplete: str) -> list[str]:
     return [name for name in METHODS if name.startswith(incomplete)]
 
 
-@app.command(epilog=example("medlt augment mine.yaml", "medlt augment mine.yaml --method edit"))
+@app.command(
+    epilog=example(
+        "medlt augment mine.yaml",
+        "medlt augment mine.yaml --method edit",
+        "medlt augment mine.yaml --engine ray --workers 16 --ray-address auto",
+    )
+)
 def augment(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -124,7 +129,10 @@ def augment(
         typer.Option(help=f"Instead of the config's: {', '.join(METHODS)}.", autocompletion=_methods),
     ] = None,
     out: Out = None,
-    engine: Annotated[str, typer.Option(metavar="TEXT", help="Where the work is done: local.")] = "local",
+    engine: Annotated[str | None, text("Where the workers are that make images: local, or ray.")] = None,
+    workers: Annotated[int | None, number("Number of processes that make images.", min=1)] = None,
+    gpus: Annotated[int | None, number("Number of GPUs that the workers share, one worker each at least.")] = None,
+    ray_address: Annotated[str | None, text("Address of a Ray cluster; default: Ray on this machine.")] = None,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -136,8 +144,10 @@ def augment(
     trained for OUT is used again.
     """
     with edge(as_json, volume) as terminal:
-        require_local(engine)
-        settings = _settings(config, overrides, out, method)
+        given = {"kind": engine, "gpus": gpus, "address": ray_address}
+        own = {name: value for name, value in given.items() if value is not None}
+        chosen = [f"workers={workers}"] * (workers is not None) + [f"engine={json.dumps(own)}"] * bool(own)
+        settings = _settings(config, [*(overrides or ()), *chosen], out, method)
         if settings.ablation is not None:
             raise InputError(f"{config}: an ablation makes no data set; use `medlt run`")
         with terminal.stage("loading libraries"):

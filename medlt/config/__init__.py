@@ -63,10 +63,12 @@ from medlt.config.read import (
 from medlt.config.run import Checks, InBandConfig, NearCopyConfig, RunConfig, Targets
 from medlt.config.schema import schema
 from medlt.config.verdict import CONTROL_OF, ArmClassifierConfig, ArmConfig, EvaluateConfig, SourceConfig
+from medlt.config.working import WORKING, EngineConfig
 
 __all__ = [
     "AUTO",
     "CONTROL_OF",
+    "WORKING",
     "Ablation",
     "ArmClassifierConfig",
     "ArmConfig",
@@ -82,6 +84,7 @@ __all__ = [
     "DenoiserTraining",
     "Diffult",
     "Edit",
+    "EngineConfig",
     "EvaluateConfig",
     "EvaluationConfig",
     "Evolution",

@@ -18,6 +18,7 @@ from medlt.config.learning import CodecConfig, DenoiserConfig, Precision, Sparse
 from medlt.config.methods import Fusion, MethodConfig
 from medlt.config.plugged import MARK, Plugged, optional_sections
 from medlt.config.privacy import Privacy
+from medlt.config.working import Engine, EngineConfig
 from medlt.names import did_you_mean
 from medlt.plugins import CHECKS, CODECS, METHODS, PASTED, MethodPlugin, Plugin, Registry
 from medlt.types import InputError
@@ -159,9 +160,10 @@ class RunConfig(Strict):
         None, ge=1, description="threads of torch; equal results need an equal number; null: all cores"
     )
     workers: int = Field(
-        1, ge=1, le=64, description="processes that make and check images at the same time, each with `threads`; they "
-        "change no image; keep 1 on a GPU and in a private run"
+        1, ge=1, le=1024, description="processes that make and check images at the same time, each with `threads`; "
+        "they change no image; keep 1 in a private run"
     )  # fmt: skip
+    engine: Engine = Field(EngineConfig(), description="where the workers are: local, ray, or a section")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where networks run")
     precision: Precision = Field("fp32", description="precision of the denoiser and the codec when they sample")
     compile: bool | Literal["measure"] = Field(
@@ -219,8 +221,11 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _workers_fit(self) -> Self:
-        if self.workers > 1 and self.privacy is not None:
-            raise ValueError("workers: a private run makes its images in one process; remove workers")
+        used = "workers" if self.workers > 1 else "engine" if self.engine != EngineConfig() else ""
+        if used and self.privacy is not None:
+            raise ValueError(f"{used}: a private run makes its images in one process; remove {used}")
+        if self.engine.gpus and self.device != "cuda":
+            raise ValueError("engine.gpus needs `device: cuda`; set it, or remove engine.gpus")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -12,10 +12,10 @@ from medlt.classify.classifier import Pace
 from medlt.classify.frozen import predict_rows
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.classify.train import ClassifierSettings, fit_classifier, require_trainable
+from medlt.engine import EngineChoice, run_tasks
 from medlt.evaluation.arms import Arm, ExperimentRows
 from medlt.evaluation.fingerprint import CodedImages
 from medlt.evaluation.length import Curve, curve_of
-from medlt.evaluation.workers import in_processes
 from medlt.store import Store
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError
@@ -111,15 +111,14 @@ def train_arms(
     own = runtime if alone else replace(runtime, threads=runtime.threads or 1, progress=silent)
     held_out = rows.test if test else rows.test.take([])
     shared = _Shared(rows.train, rows.val, held_out, coded or CodedImages(), own, store)
-    results: Iterable[tuple[tuple[str, int], Predictions]]
-    if alone:
-        results = ((key, _train(shared, *task)) for key, task in tasks.items())
-    else:
-        results = in_processes(_train, tasks, shared=shared, workers=min(workers, len(tasks)))
+    done: Iterable[tuple[tuple[Arm, int], Predictions]] = ((task, _train(shared, *task)) for task in tasks.values())
+    if not alone:
+        engine = EngineChoice("local", min(workers, len(tasks)))
+        done = run_tasks(engine, _trainer, (shared,), tasks.values(), _lost, ahead=1)
     predictions: dict[tuple[str, int], Predictions] = {}
     runtime.progress("arms", 0, len(tasks))
-    for key, one in results:
-        predictions[key] = one
+    for (arm, seed), one in done:
+        predictions[arm.name, seed] = one
         runtime.progress("arms", len(predictions), len(tasks))
     return _stacked(wanted, tuple(seeds), predictions)
 
@@ -148,6 +147,18 @@ def _train(shared: _Shared, arm: Arm, seed: int) -> Predictions:
         val, test = (predict(part.images).cpu().numpy() for part in (shared.val, shared.test))
     extra = None if probe is None else predict(probe).cpu().numpy()
     return Predictions(val, test, extra, curve_of(classifier.record["history"]), classifier.pace)
+
+
+def _trainer(shared: _Shared) -> Callable[[tuple[Arm, int]], Predictions]:
+    """Return what trains in a worker."""
+    return lambda task: _train(shared, *task)
+
+
+def _lost(task: tuple[Arm, int], how: str) -> Predictions:
+    raise InputError(
+        f"arms.{task[0].name}: its worker process ended unexpectedly, as happens when memory runs out; use fewer "
+        "workers, and run again (finished work is kept)"
+    )
 
 
 def _stacked(arms: Sequence[Arm], seeds: tuple[int, ...], made: dict[tuple[str, int], Predictions]) -> TrainedArms:

@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 
 from medlt import config as configs
-from medlt.checks.consistency import LabelConsistency, best_of
 from medlt.checks.sanity import copies
-from medlt.checks.target_label import TargetLabelCheck
 from medlt.data.manifest import Manifest
 from medlt.diffusion.prefetch import prefetch
 from medlt.files import digest, write_table
@@ -19,8 +16,9 @@ from medlt.recipes._checks import classifier_identity
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._methods import Built
 from medlt.recipes._setup import RunFolder
-from medlt.recipes._workers import make_in_workers
-from medlt.types import Batch, Check, CheckResult
+from medlt.recipes._shards import joined, write_checked
+from medlt.recipes._workers import in_workers, make_in_workers
+from medlt.types import Check
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
 
 SLOTS = 32
@@ -95,7 +93,7 @@ def _make_round(
     checks: Sequence[Check],
 ) -> None:  # fmt: skip
     """Make, check and write every shard that does not exist yet."""
-    if run.config.workers > 1:
+    if in_workers(run.config):
         make_in_workers(run, writer, list(shards(rows)), built.strengths)
         return
     made = ((piece, None if writer.has(piece) else joined(list(built.method.run(piece)))) for piece in shards(rows))
@@ -105,27 +103,6 @@ def _make_round(
         if batch is not None:
             write_checked(run, writer, piece, batch, checks)
         run.runtime.progress("images", done := done + len(piece), len(rows))
-
-
-def write_checked(
-    run: RunFolder[configs.RunConfig], writer: DatasetWriter, rows: pd.DataFrame, batch: Batch, checks: Sequence[Check]
-) -> None:
-    """Check the images of a shard's rows, and write it."""
-    by = TargetLabelCheck.name if run.config.data_independent else LabelConsistency.name
-    results = [result for check in checks for result in check(batch)]
-    write_best(writer, rows, batch, [*results, *best_of(batch.rows, results, by)])
-
-
-def write_best(writer: DatasetWriter, rows: pd.DataFrame, batch: Batch, results: Sequence[CheckResult]) -> None:
-    """Write a shard with the best image of each of its slots."""
-    kept = [result.uid for result in results if result.check == "best_of" and result.passed]
-    writer.write(rows, batch, results, kept)
-
-
-def joined(batches: list[Batch]) -> Batch:
-    """Return several batches as one."""
-    tables = [pd.concat([getattr(batch, name) for batch in batches]) for name in ("rows", "labels")]
-    return Batch(tables[0], torch.cat([batch.images for batch in batches]), tables[1])
 
 
 def publish(

@@ -225,7 +225,7 @@ def _fixed(text: str, where: Path) -> dict[str, Any]:
         tree = dict(read_yaml(text))
     except (InputError, TypeError, ValueError):
         raise InputError(f"{where}/config.yaml: damaged; restore it, or choose another --out") from None
-    free = {"output_dir", "workers", *(CHANGEABLE if "arms" in tree else ())}
+    free = {"output_dir", *configs.WORKING, *(CHANGEABLE if "arms" in tree else ())}
     return {name: value for name, value in tree.items() if name not in free}
 
 

@@ -2,24 +2,32 @@
 
 A worker reads the run folder and its artifacts, and writes nothing but shards, each whole or not there. The process
 that started it registers, retries and publishes them. An image depends on its row alone, so the shards have the bytes
-that one process makes. A run that is killed, or loses a worker, makes the missing shards again.
+that one process makes. The shards of a worker that is lost are made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 
 from medlt import config as configs
-from medlt.evaluation.workers import in_processes
+from medlt.engine import EngineChoice, run_tasks
+from medlt.recipes._calibrate import with_strengths
+from medlt.recipes._cohort import filed_cohort
+from medlt.recipes._learn import learn
+from medlt.recipes._methods import build_method
+from medlt.recipes._quality import build_checks
 from medlt.recipes._setup import RunFolder, read_only
+from medlt.recipes._shards import joined, write_checked
 from medlt.training.runtime import silent
-from medlt.types import Batch, Check, InputError, Synthesizer
+from medlt.types import InputError
 from medlt.writer import DatasetWriter
+
+TRIES = 3
+"""How often in a row the shards of lost workers are begun without one of them getting done."""
 
 
 @dataclass(frozen=True)
@@ -33,48 +41,35 @@ class MethodSpec:
     strengths: tuple[tuple[float, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class _Maker:
-    """The method and checks of a run, and the writer of its shards, in one worker."""
-
-    run: RunFolder[configs.RunConfig]
-    method: Synthesizer
-    checks: Sequence[Check]
-    writer: DatasetWriter
-
-    def made(self, rows: pd.DataFrame) -> Batch:
-        """Return the images of one shard's rows."""
-        from medlt.recipes._publish import joined
-
-        return joined(list(self.method.run(rows)))
+def in_workers(config: configs.RunConfig) -> bool:
+    """Return whether images are made by worker processes, not by the process of the run."""
+    return config.workers > 1 or config.engine != configs.EngineConfig()
 
 
-@lru_cache(maxsize=1)
-def _maker(spec: MethodSpec) -> _Maker:
-    """Build the method as the run did. Nothing is trained, since the run trained every part before."""
-    from medlt.recipes._calibrate import with_strengths
-    from medlt.recipes._cohort import filed_cohort
-    from medlt.recipes._methods import build_method
-    from medlt.recipes._quality import build_checks
-    from medlt.recipes.augment import learn
+def build_maker(spec: MethodSpec) -> Callable[[pd.DataFrame], bool]:
+    """Build the method as the run did, in a worker, and return what makes, checks and writes the shard of given rows.
 
+    Nothing is trained, since the run trained every part before.
+    """
     run = read_only(spec.folder, silent)
-    cohort = filed_cohort(run)
-    learnt = learn(run, cohort)
-    method = with_strengths(build_method(run, learnt), spec.strengths).method
+    with run.runtime.limited():
+        cohort = filed_cohort(run)
+        learnt = learn(run, cohort)
+        method = with_strengths(build_method(run, learnt), spec.strengths).method
+        checks = build_checks(run, cohort, learnt.verifiers)
     writer = DatasetWriter(run.folder, spec.models, spec.run_id)
-    return _Maker(run, method, build_checks(run, cohort, learnt.verifiers), writer)
+
+    def make_shard(rows: pd.DataFrame) -> bool:
+        with run.runtime.limited():
+            write_checked(run, writer, rows, joined(list(method.run(rows))), checks)
+        return True
+
+    return make_shard
 
 
-def make_shard(spec: MethodSpec, rows: pd.DataFrame) -> int:
-    """Make, check and write the shard of these rows in a worker; return their number."""
-    from medlt.recipes._publish import write_checked
-
-    run = read_only(spec.folder, silent)
-    with run.runtime.limited():  # threads first: parts are read under them, too
-        maker = _maker(spec)
-        write_checked(run, maker.writer, rows, maker.made(rows), maker.checks)
-    return len(rows)
+def lost_shard(rows: pd.DataFrame, how: str) -> bool:
+    """Return False, for a shard whose worker died."""
+    return False
 
 
 def make_in_workers(
@@ -83,18 +78,30 @@ def make_in_workers(
     pieces: Sequence[pd.DataFrame],
     strengths: tuple[tuple[float, float], ...],
 ) -> None:
-    """Make the shards of `pieces` that do not exist yet in `workers` processes; strengths: those of `Built`.
+    """Make the shards of `pieces` that do not exist yet on the config's engine; strengths: those of `Built`.
 
-    Raises InputError if a worker ends unexpectedly.
+    Raises InputError if workers die again and again, or the engine cannot start.
     """
-    missing = {i: (piece,) for i, piece in enumerate(pieces) if not writer.has(piece)}
-    total = sum(map(len, pieces))
-    done = total - sum(len(piece) for (piece,) in missing.values())
-    run.runtime.progress("images", done, total)
-    if not missing:
-        return
     spec = MethodSpec(run.folder.absolute(), writer.models, writer.run_id, strengths)
-    for _, count in in_processes(make_shard, missing, shared=spec, workers=min(run.config.workers, len(missing))):
-        run.runtime.progress("images", done := done + count, total)
-    if lost := [i for i in missing if not writer.has(pieces[i])]:
-        raise InputError(f"{run.folder}: {len(lost)} shard(s) were damaged; run the same command again")
+    total, tries = sum(map(len, pieces)), 0
+    while missing := [piece for piece in pieces if not writer.has(piece)]:
+        done = total - sum(map(len, missing))
+        run.runtime.progress("images", done, total)
+        tries, engine = tries + 1, _engine(run.config, len(missing))
+        for rows, made in run_tasks(engine, build_maker, (spec,), missing, lost_shard, ahead=1):
+            if made:
+                run.runtime.progress("images", done := done + len(rows), total)
+                tries = 0
+        if tries == TRIES:
+            raise InputError(
+                f"{run.folder}: the workers of {len(missing)} shard(s) ended unexpectedly {TRIES} times, as happens "
+                "when memory runs out; use fewer workers and run again (finished shards are kept)"
+            )
+    run.runtime.progress("images", total, total)
+
+
+def _engine(config: configs.RunConfig, tasks: int) -> EngineChoice:
+    """Return the engine of a config, with no more workers than tasks. Each GPU has a worker at least."""
+    engine = config.engine
+    workers = min(max(config.workers, engine.gpus), tasks)
+    return EngineChoice(engine.kind, workers, min(engine.gpus, workers), engine.address)

@@ -43,14 +43,16 @@ from medlt.recipes._checks import check_guides
 from medlt.recipes._cohort import open_cohort
 from medlt.recipes._compare import compare
 from medlt.recipes._denoiser import train_denoiser
+from medlt.recipes._learn import learn
 from medlt.recipes._localise import localise
 from medlt.recipes._methods import build_guides, latent_fusion
 from medlt.recipes._models import Learnt, iterate_on
-from medlt.recipes._publish import joined, publish, write_best
+from medlt.recipes._publish import publish
 from medlt.recipes._quality import build_checks
 from medlt.recipes._setup import RunFolder, opened
+from medlt.recipes._shards import joined, write_best
 from medlt.recipes._sources import own_images
-from medlt.recipes.augment import Filled, check, learn
+from medlt.recipes.augment import Filled, check
 from medlt.rows import Rows
 from medlt.sparse.iterated import Iterated
 from medlt.training.runtime import silent

@@ -14,15 +14,13 @@ from medlt.files import digest, write_text
 from medlt.privacy.card import datasheet, model_card
 from medlt.recipes._calibrate import settle
 from medlt.recipes._checks import check_config, check_rows, check_shortfall, classifier_identity
-from medlt.recipes._codec import encode, make_codec
-from medlt.recipes._codec_check import check_codec, note_codec_check
 from medlt.recipes._cohort import Cohort, RealRows, open_cohort, read_rows
 from medlt.recipes._estimate import generator_parts, note_training_time
+from medlt.recipes._learn import learn
 from medlt.recipes._localisation import write_localisation
 from medlt.recipes._methods import Built, build_method
-from medlt.recipes._models import Learnt, train_verifiers
 from medlt.recipes._pictures import show_grid, show_panels, show_rejected
-from medlt.recipes._privacy import check_budget, no_verifiers, private_fit
+from medlt.recipes._privacy import check_budget
 from medlt.recipes._publish import Published, make_images, publish
 from medlt.recipes._quality import build_checks, introspect, measure
 from medlt.recipes._setup import RunFolder, opened
@@ -31,7 +29,7 @@ from medlt.report.scorecard import write_scorecard
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
-UNNAMED = {"data", "device", "threads", "workers", "format"}
+UNNAMED = {"data", "device", "threads", *configs.WORKING, "format"}
 """Keys of a config that the id of a run leaves out, like all paths. The rows stand for `data`; the others change no
 PNG."""
 
@@ -69,25 +67,6 @@ def check(config: configs.RunConfig) -> RealRows | None:
         check_rows(config, rows)
         check_shortfall(rows)
     return rows
-
-
-def learn(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Learnt:
-    """Train or load the parts that every method needs: the codec, the latents of all images, and the verifiers.
-
-    A finding that the codec loses is named here, before the denoiser is trained.
-    """
-    check_rows(run.config, cohort)
-    check_shortfall(cohort)
-    check_budget(run.config)
-    private = private_fit(run, cohort)
-    codec = make_codec(run, cohort, private)
-    latents = encode(run, cohort, codec)
-    if run.config.data_independent:
-        verifiers = no_verifiers(cohort.requested, cohort.findings)
-    else:
-        verifiers = train_verifiers(run, cohort, private)
-        note_codec_check(run, check_codec(run, cohort, codec, verifiers))
-    return Learnt(cohort, latents, verifiers, private)
 
 
 def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:

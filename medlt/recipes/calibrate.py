@@ -9,9 +9,10 @@ from medlt.recipes._calibrate import settle
 from medlt.recipes._checks import guidance_of
 from medlt.recipes._cohort import open_cohort
 from medlt.recipes._estimate import generator_parts, note_training_time
+from medlt.recipes._learn import learn
 from medlt.recipes._methods import build_method
 from medlt.recipes._setup import opened
-from medlt.recipes.augment import check, learn
+from medlt.recipes.augment import check
 from medlt.report.html import write_report
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress

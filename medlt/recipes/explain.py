@@ -10,9 +10,9 @@ from torch import Tensor
 
 from medlt.files import read_table
 from medlt.recipes._cohort import filed_cohort
+from medlt.recipes._learn import learn
 from medlt.recipes._methods import build_method
 from medlt.recipes._setup import finished
-from medlt.recipes.augment import learn
 from medlt.synthesis.fusion import LatentFusion
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress

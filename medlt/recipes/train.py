@@ -10,12 +10,13 @@ from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import open_cohort
 from medlt.recipes._denoiser import train_denoiser
 from medlt.recipes._estimate import generator_parts, note_training_time
+from medlt.recipes._learn import learn
 from medlt.recipes._methods import extra_losses
 from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_verifiers
 from medlt.recipes._parts import PARTS
 from medlt.recipes._privacy import check_budget, private_fit
 from medlt.recipes._setup import opened
-from medlt.recipes.augment import check, learn
+from medlt.recipes.augment import check
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from medlt.classify.sets import TrainingSet
+from medlt.engine import EngineChoice
 from medlt.evaluation import engine
 from medlt.evaluation.arms import REAL, Arm, ExperimentRows
 from medlt.evaluation.design import ArmSpec, build_arms
@@ -113,14 +114,15 @@ def test_workers_get_device_precision_and_threads(
     seen: list[Runtime] = []
 
     def here(
-        function: Callable[..., Any], tasks: Mapping[Any, Any], *, shared: Any, workers: int
+        chosen: EngineChoice, make: Callable[..., Callable[[Any], Any]], args: Any, tasks: Any, lost: Any, *, ahead: int
     ) -> Iterator[tuple[Any, Any]]:
-        assert workers == 2
-        seen.append(shared.runtime)
-        for key, task in tasks.items():
-            yield key, function(shared, *task)
+        assert (chosen, ahead) == (EngineChoice("local", 2), 1)
+        seen.append(args[0].runtime)
+        function = make(*args)
+        for task in tasks:
+            yield task, function(task)
 
-    monkeypatch.setattr(engine, "in_processes", here)
+    monkeypatch.setattr(engine, "run_tasks", here)
     runtime = Recording("cuda:7", "bf16", asked, 0, progress=lambda *_: None)
     train_arms(rows, arms, [0], runtime=runtime, store=store, workers=2)
     assert [(one.device, one.precision, one.threads) for one in seen] == [("cuda:7", "bf16", given)]

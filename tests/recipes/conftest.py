@@ -99,9 +99,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
 def method_of() -> Callable[[RunConfig], Synthesizer]:
     """The method of a config, its parts trained or found in the run's folder."""
     from medlt.recipes._cohort import open_cohort
+    from medlt.recipes._learn import learn
     from medlt.recipes._methods import build_method
     from medlt.recipes._setup import opened
-    from medlt.recipes.augment import check, learn
+    from medlt.recipes.augment import check
     from medlt.training.runtime import silent
 
     def build(config: RunConfig) -> Synthesizer:

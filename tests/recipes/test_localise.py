@@ -12,10 +12,11 @@ import pytest
 from medlt.config import Fusion, LocaliseConfig, RunConfig
 from medlt.data.regions import Regions
 from medlt.recipes._cohort import open_cohort
+from medlt.recipes._learn import learn
 from medlt.recipes._localise import RunLocalisation, Stages, _sides_of, localise, outside
 from medlt.recipes._models import Learnt, learn_sparse_code
 from medlt.recipes._setup import RunFolder, opened
-from medlt.recipes.augment import check, learn
+from medlt.recipes.augment import check
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.training.runtime import silent
 from medlt.types import InputError

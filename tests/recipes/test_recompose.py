@@ -15,10 +15,11 @@ from torch.nn.functional import interpolate
 from medlt.config import Recompose, RunConfig, parse
 from medlt.data.manifest import Manifest
 from medlt.recipes._cohort import open_cohort
+from medlt.recipes._learn import learn
 from medlt.recipes._localise import localise
 from medlt.recipes._methods import build_method
 from medlt.recipes._setup import opened
-from medlt.recipes.augment import check, learn, main
+from medlt.recipes.augment import check, main
 from medlt.training.runtime import silent
 from medlt.types import InputError
 from medlt.writer import to_uint8

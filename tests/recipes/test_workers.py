@@ -1,8 +1,9 @@
 """Images made in several processes: the bytes of one process, also after some shards are lost."""
 
 import json
+import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from medlt.config import RunConfig, parse
-from medlt.recipes import _publish
+from medlt.recipes import _publish, _workers
 from medlt.recipes.augment import main as augment
 from medlt.types import InputError
 
@@ -61,6 +62,63 @@ def test_two_processes_make_the_bytes_of_one(method: str, tiny: Tiny, trained: P
     assert contents(runs[1]) == one
 
 
-def test_a_private_run_works_in_one_process(private: Callable[..., RunConfig], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="workers: a private run makes its images in one process; remove workers"):
-        private(tmp_path / "run", workers=2)
+def test_shards_of_a_killed_worker_are_made_again(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    wanted = contents(augment(config(tiny, tmp_path / "1", "fusion", artifacts_dir=str(trained))))
+    killed: list[int] = []
+
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage == "images" and 0 < done < total and not killed:
+            worker = multiprocessing.active_children()[0]
+            killed.append(worker.pid or 0)
+            worker.kill()
+
+    run = augment(config(tiny, tmp_path / "2", "fusion", artifacts_dir=str(trained), workers=2), kill)
+    assert killed
+    assert contents(run) == wanted
+
+
+def test_workers_that_always_die_are_one_line(
+    tiny: Tiny, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*given: Any, **settings: Any) -> Iterator[tuple[pd.DataFrame, bool]]:
+        calls.append(1)
+        return ((rows, False) for rows in given[3])
+
+    calls: list[int] = []
+    monkeypatch.setattr(_workers, "run_tasks", dying)
+    with pytest.raises(InputError, match=r"shard\(s\) ended unexpectedly 3 times.*use fewer workers and run again"):
+        augment(config(tiny, tmp_path / "run", "fusion", artifacts_dir=str(trained), workers=2))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("changes", [{"workers": 2}, {"engine": "ray"}])
+def test_a_private_run_works_in_one_process(
+    private: Callable[..., RunConfig], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    key = next(iter(changes))
+    with pytest.raises(InputError, match=f"{key}: a private run makes its images in one process; remove {key}"):
+        private(tmp_path / "run", **changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "engine"),
+    [
+        ("ray", {"kind": "ray", "gpus": 0, "address": None}),
+        ({"kind": "ray", "address": "auto"}, {"kind": "ray", "gpus": 0, "address": "auto"}),
+    ],
+)
+def test_an_engine_is_a_name_or_a_section(tiny: Tiny, tmp_path: Path, given: Any, engine: dict[str, Any]) -> None:
+    assert config(tiny, tmp_path, "fusion", engine=given).engine.model_dump() == engine
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("spark", "engine: 'spark' is not valid; choose one of local, ray"),
+        ({"address": "auto"}, "engine.address is that of a Ray cluster"),
+        ({"gpus": 2}, "engine.gpus needs `device: cuda`"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_refused(tiny: Tiny, tmp_path: Path, given: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        config(tiny, tmp_path, "fusion", engine=given)

@@ -21,7 +21,6 @@ from medlt.data.convert.filters import refuse_filtered, unlabelled, values
 from medlt.data.convert.objects import object_row
 from medlt.data.convert.places import Places
 from medlt.data.convert.plausibility import doubt
-from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
 from medlt.data.convert.settings import ConversionSettings
 from medlt.data.convert.source import ConversionSource, open_source
@@ -76,6 +75,10 @@ _DESCRIBED = {
     "sop_class": sop_class_of,
     "procedure": procedure_of,
 }
+
+
+class Stopped(Exception):  # noqa: N818
+    """Ends the whole conversion; the text is one line."""
 
 
 @dataclass

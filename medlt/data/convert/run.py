@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ import cv2
 from medlt.data.convert.archives import Member, with_members
 from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
-from medlt.data.convert.one import FULL, Outcome, convert_one
+from medlt.data.convert.one import FULL, Outcome, Stopped, convert_one
 from medlt.data.convert.places import Places
-from medlt.data.convert.pool import Pool, Stopped
 from medlt.data.convert.preview import write_preview
 from medlt.data.convert.reasons import kind_of_reason
 from medlt.data.convert.scan import FileEntry, scan
 from medlt.data.convert.settings import ConversionSettings, versions
 from medlt.data.convert.tables import write_tables
+from medlt.engine import EngineChoice, run_tasks
 from medlt.types import InputError, Progress
 
 
@@ -34,6 +35,7 @@ def convert(
     settings: ConversionSettings,
     *,
     workers: int = 0,
+    engine: EngineChoice = EngineChoice(),  # noqa: B008
     progress: Progress | None = None,
     not_retrieved: Collection[str] = (),
 ) -> dict[str, Any]:
@@ -41,10 +43,10 @@ def convert(
 
     Writes images/, manifest.parquet, failures.csv, duplicates.csv, objects.csv, and sources.csv, which only its owner
     can read. With a de-identification profile images/, dicom/ and the manifest are in release/, and what leads back to
-    the source in private/ (see `Places`). The bytes do not depend on `workers` (0: one per core). A bad file becomes a
-    line of failures.csv, and so does a name in `not_retrieved`, a file that a server did not deliver. Raises InputError
-    if `source` does not exist or is empty, `out` belongs to other settings or is inside `source`, or the disk is full;
-    the same call then resumes.
+    the source in private/ (see `Places`). The bytes depend on neither `engine` nor `workers` (0: one per core). A bad
+    file becomes a line of failures.csv, and so does a name in `not_retrieved`, which a server did not deliver.
+    Raises InputError if `source` does not exist or is empty, `out` belongs to other settings or is inside `source`, or
+    the disk is full; the same call then resumes.
     """
     source, out = Path(source), Path(out)
     _refuse_inside(source, out)
@@ -53,14 +55,14 @@ def convert(
     entries = [entry for file in files for entry in with_members(root, file)]
     if not entries and not not_retrieved:
         raise InputError(f"{source.absolute()}: the folder is empty; check the path")
-    report = progress or (lambda *_: None)
+    report, engine = progress or (lambda *_: None), replace(engine, workers=workers or _cores())
     if settings.dry_run:
-        return _dry(_outcomes(entries, root, out, settings, workers, report))
+        return _dry(_outcomes(entries, root, out, settings, engine, report))
     places = Places(out, settings.profile is not None)
     with _output_errors(out), Journal(places, settings.summary()) as journal:
         places.make()
         todo = [f for f in entries if journal.finished.get(f.relative) != (f.size, f.changed)]
-        for file, outcome in _outcomes(todo, root, out, settings, workers, report):
+        for file, outcome in _outcomes(todo, root, out, settings, engine, report):
             journal.add(file, outcome)
         journal.flush()
         counts = write_tables(places, journal, settings.key, versions(), settings.tags, not_retrieved)
@@ -90,7 +92,7 @@ def _refuse_inside(source: Path, out: Path) -> None:
 
 
 def _outcomes(
-    files: list[FileEntry], root: Path, out: Path, settings: ConversionSettings, workers: int, report: Progress
+    files: list[FileEntry], root: Path, out: Path, settings: ConversionSettings, engine: EngineChoice, report: Progress
 ) -> Iterator[tuple[FileEntry, Outcome]]:
     """Yield (file, outcome) in the order of completion; a file that is not to be opened does not reach a worker."""
     report("files", 0, len(files))
@@ -102,12 +104,12 @@ def _outcomes(
             yield file, Outcome(file.reason)
     if not plain:
         return
-    count = min(workers or _cores(), len(plain))
-    with Pool(_worker, (root, out, settings), _lost, workers=count, timeout_s=settings.timeout_s) as pool:
-        for file, outcome in pool.run(plain):
-            done += 1
-            report("files", done, len(files))
-            yield file, outcome
+    engine = replace(engine, workers=min(engine.workers, len(plain)))
+    args = (root.absolute(), out.absolute(), settings)  # a worker of a cluster has another working folder
+    for file, outcome in run_tasks(engine, _worker, args, plain, _lost, timeout_s=settings.timeout_s):
+        done += 1
+        report("files", done, len(files))
+        yield file, outcome
 
 
 def _cores() -> int:

@@ -23,6 +23,7 @@ from medlt.data.convert.places import Places
 from medlt.data.convert.run import convert
 from medlt.data.convert.settings import ConversionSettings
 from medlt.data.dicomweb.server import SILENT, DicomWebServer, Instance, NotRetrieved, checked, value, values
+from medlt.engine import EngineChoice
 from medlt.files import atomic, write_bytes
 from medlt.names import did_you_mean
 from medlt.types import InputError, Progress
@@ -43,6 +44,7 @@ def convert_server(
     *,
     query: Sequence[str],
     workers: int = 0,
+    engine: EngineChoice = EngineChoice(),  # noqa: B008
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Retrieve the instances that match `query`, and convert them into `out`; return the counts.
@@ -59,7 +61,8 @@ def convert_server(
     with Journal(places, settings.summary()):  # first of all: `out` may belong to another conversion
         failed = download(server, search(server, filters, report), places.downloads, report)
     missing = [instance.file for instance in failed]
-    return convert(places.downloads / "files", out, settings, workers=workers, progress=progress, not_retrieved=missing)
+    files = places.downloads / "files"
+    return convert(files, out, settings, workers=workers, engine=engine, progress=progress, not_retrieved=missing)
 
 
 def parse_query(query: Sequence[str]) -> dict[str, str]:

@@ -151,7 +151,8 @@ def test_the_command_says_what_it_did_and_exits_by_it(write_dicom: Write, tmp_pa
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--engine", "ray"], "use local"),
+        (["--engine", "spark"], "use local, or ray"),
+        (["--ray-address", "auto"], "which alone has --ray-address"),
         (["--preset", "nice"], "use one of"),
         (["--deidentify", "basic"], "--key"),
         (["--deidentify", "advanced"], "basic"),

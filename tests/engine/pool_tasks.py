@@ -1,6 +1,7 @@
 """Tasks for the pool's tests, in a module that a spawned process can import."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import stat
@@ -10,6 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 Task = tuple[str, int]
+
+
+class OddError(Exception):
+    """An exception that pickle cannot make again."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
 
 
 def make() -> Callable[[Task], Any]:
@@ -39,12 +47,18 @@ def work(task: Task) -> Any:
         os._exit(3)
     if kind == "big":
         return bytes(2_000_000)
+    if kind == "device":
+        time.sleep(0.05)
+        return os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()
+    if kind == "actor":
+        time.sleep(0.1)
+        return number, os.getppid() if (parent := multiprocessing.parent_process()) is None else parent.pid
     if kind == "slow":
         time.sleep(0.25)
     if kind == "stop":
-        from medlt.data.convert.pool import Stopped
-
-        raise Stopped("No space left on device")
+        raise OSError("No space left on device")
+    if kind == "odd":  # an exception that cannot be sent
+        raise OddError("one", "two")
     return number * number
 
 

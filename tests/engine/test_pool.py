@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medlt.data.convert.pool import AHEAD, Pool, Stopped, worker_environment
+from medlt.engine import Pool, worker_environment
+from medlt.engine.pool import AHEAD
 
 Run = Callable[..., Any]
 Task = tuple[str, int]
@@ -100,13 +101,13 @@ def test_a_hanging_worker_does_not_hold_up_the_others(tasks: Any) -> None:
     assert [task for task, _ in results].index(("hang", 0)) > 40
 
 
-def test_stopped_stops_the_run_and_its_workers(tasks: Any) -> None:
+def test_an_exception_stops_the_run_and_its_workers(tasks: Any) -> None:
     seen: list[Task] = []
     pool = Pool(tasks.make, (), tasks.lost, workers=2, timeout_s=60)
     workers = [worker.process.pid for worker in pool._workers]
     many = 100_000  # more than the other worker can answer while the first comes to its second task
     given = chain([("ok", 0), ("stop", 1)], (("ok", i) for i in range(2, many)))
-    with pool, pytest.raises(Stopped, match="No space left"):
+    with pool, pytest.raises(OSError, match="No space left"):
         seen.extend(task for task, _ in pool.run(given))
     assert len(seen) < 0.9 * many
     for pid in workers:
@@ -115,8 +116,34 @@ def test_stopped_stops_the_run_and_its_workers(tasks: Any) -> None:
 
 
 def test_a_worker_that_cannot_be_built_is_an_error_not_a_wait(tasks: Any) -> None:
-    with pytest.raises(RuntimeError, match="did not start: ValueError: cannot be built"):
+    with pytest.raises(ValueError, match="cannot be built"):
         Pool(tasks.broken, (), tasks.lost, workers=1, timeout_s=5)
+
+
+def test_an_exception_that_cannot_be_sent_keeps_its_text(tasks: Any) -> None:
+    with pytest.raises(RuntimeError, match="OddError: one and two"):
+        answered(tasks, [("odd", 0)], 1, timeout_s=60.0)
+
+
+def test_a_worker_holds_no_more_tasks_than_it_should(tasks: Any) -> None:
+    taken: list[int] = []
+
+    def given() -> Iterator[Task]:
+        for i in range(12):
+            taken.append(i)
+            yield ("ok", i)
+
+    with Pool(tasks.make, (), tasks.lost, workers=2, ahead=1) as pool:
+        for done, _ in enumerate(pool.run(given()), start=1):
+            assert len(taken) - done <= 2
+
+
+def test_each_worker_has_its_own_environment(tasks: Any) -> None:
+    own = [{"CUDA_VISIBLE_DEVICES": name} for name in ("2", "5")]
+    with Pool(tasks.make, (), tasks.lost, workers=4, ahead=1, environments=own) as pool:
+        results = [result for _, result in pool.run([("device", i) for i in range(20)])]
+    assert {device for device, _ in results} == {"2", "5"}
+    assert len({device for _, device in {pid: device for device, pid in results}.items()}) == 2
 
 
 def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from medlt.evaluation.workers import in_processes
+from medlt.engine import EngineChoice
 from medlt.types import InputError
 
 SOON = 10.0  # seconds in which workers have to be gone
@@ -50,11 +50,10 @@ def runs(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("ended_by", ["kernel", "poll"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path, number: signal.Signals, ended_by: str) -> None:
+def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path, number: signal.Signals) -> None:
     with (tmp_path / "log.txt").open("w") as log:
-        command = [sys.executable, tasks.__file__, str(tmp_path), ended_by]
+        command = [sys.executable, tasks.__file__, str(tmp_path)]
         heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it
         parent = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=heard)
     pids: list[int] = []
@@ -73,28 +72,23 @@ def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path, number: signa
         parent.wait()
 
 
-def test_every_task_is_done_once_whatever_the_order(tasks: Any) -> None:
-    given = {f"k{n}": (n,) for n in range(7)}
-    results = list(in_processes(tasks.double, given, shared=100, workers=2))
-    assert dict(results) == {f"k{n}": 100 + 2 * n for n in range(7)}
-    assert len(results) == 7
-
-
-def test_the_error_of_a_task_is_raised_and_the_workers_stop(tasks: Any) -> None:
-    with pytest.raises(ValueError, match="13"):
-        list(in_processes(tasks.double, {n: (n,) for n in (1, 13, 2)}, shared=0, workers=2))
-
-
-def test_a_worker_that_ends_unexpectedly_is_reported_in_one_line(tasks: Any) -> None:
-    with pytest.raises(InputError, match=r"a worker process ended unexpectedly.*use fewer workers"):
-        list(in_processes(tasks.die, {0: (0,)}, shared=0, workers=2))
-
-
 def test_a_script_without_a_main_guard_learns_of_it(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from medlt.evaluation.workers import in_processes\nlist(in_processes(max, {0: (1,)}, shared=0, workers=1))\n"
+        "from medlt.engine import EngineChoice, run_tasks\nlist(run_tasks(EngineChoice(), max, (1, 2), [1], max))\n"
     )
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert ended.returncode == 1
-    assert 'outside `if __name__ == "__main__":`' in ended.stderr.splitlines()[-1]
+    assert 'below `if __name__ == "__main__":`' in ended.stderr.splitlines()[-1]
+
+
+def test_gpus_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert EngineChoice(workers=2).environments() == [{}]
+    named = [one["CUDA_VISIBLE_DEVICES"] for one in EngineChoice(workers=3, gpus=2).environments()]
+    assert named == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7,5")
+    named = [one["CUDA_VISIBLE_DEVICES"] for one in EngineChoice(workers=2, gpus=2).environments()]
+    assert named == ["3", "GPU-7"]
+    with pytest.raises(InputError, match="gpus: 4 requested, but CUDA_VISIBLE_DEVICES has 3"):
+        EngineChoice(workers=4, gpus=4).environments()
