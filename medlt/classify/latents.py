@@ -114,10 +114,13 @@ def fit_latents(
 
 
 def load_latent_classifier(folder: Path, device: str) -> LatentClassifier:
-    """Load a classifier from its folder in the store."""
-    record = json.loads((folder / RECORD).read_text())
-    net = latent_network(record["channels"], len(record["positive"]))
-    net.load_state_dict(files.read_tensors(folder / WEIGHTS))
+    """Load a classifier from its folder in the store. Raises InputError if there is none."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        net = latent_network(record["channels"], len(record["positive"]))
+        net.load_state_dict(files.read_tensors(folder / WEIGHTS))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, FileNotFoundError):
+        raise InputError(f"{folder}: has no readable classifier; move it away and run again") from None
     return LatentClassifier(net.to(device).eval().requires_grad_(False), record)
 
 

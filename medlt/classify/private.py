@@ -150,7 +150,7 @@ def load_private(folder: Path, prepare: Prepare, device: str) -> Classifier:
         net = network(record["settings"]["network"], record["findings"])
         prepare(net)
         net.load_state_dict(weights)
-    except (ValueError, KeyError, RuntimeError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, FileNotFoundError):
         raise InputError(
             f"{folder}: holds no private classifier, or a damaged one; move it away and run again"
         ) from None

@@ -33,7 +33,7 @@ def load_classifier(folder: Path, device: str, pretrained: Pretrained | None = N
         spec, findings = settings["weights"], len(record["positive"])
         net = classifier_network(settings["network"], settings["loss"], findings, spec=spec)
         (net.head if settings["frozen"] else net).load_state_dict(weights)
-    except (ValueError, KeyError, RuntimeError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, FileNotFoundError):
         raise InputError(f"{folder}: has no readable classifier; move it away and run again") from None
     if settings["frozen"]:
         if pretrained is None or pretrained.spec != spec:

@@ -29,7 +29,7 @@ HELD = 4
 """Batches that an actor holds at most: one that it works on, the others wait."""
 STORE_BYTES = 256 << 20
 """Shared memory of a Ray that medlt starts: tasks and their answers are small."""
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 class _Actor:

@@ -41,7 +41,8 @@ def export_torchxrayvision(run: Path, out: Path, real: bool = False, labels: str
 
     CheX_Dataset is for runs with more of its findings. A label of 0.5 or more is present; there are no soft labels. An
     unknown label is blank for CheX_Dataset, and absent for NIH_Dataset, which has no such label.
-    Raises InputError for soft labels, for real images that are not PNG or JPEG, and where there is no image to write.
+    Raises InputError for soft labels, for real images that are not PNG or JPEG, for a '|' in the name of a
+    finding, and where there is no image to write.
     """
     if labels == "soft":
         raise InputError("format torchxrayvision has no soft labels; use --labels hard, or format longtailcxr")
@@ -49,6 +50,8 @@ def export_torchxrayvision(run: Path, out: Path, real: bool = False, labels: str
     others = [uid for uid in manifest.rows.index if manifest.file(uid).suffix.lower() not in READABLE]
     if others:
         raise InputError(f"uid {others[0]}: torchxrayvision reads PNG and JPEG only; run `medlt convert` on the source")
+    if barred := [name for name in manifest.findings if "|" in name]:
+        raise InputError(f"finding {barred[0]!r}: torchxrayvision separates names by '|'; use another format")
     write_provenance(run, out)
     nih, chex = (len(known_findings(manifest.findings, known)) for known in (NIH_FINDINGS, chexpert.FINDINGS))
     (_write_nih if nih >= chex else _write_chexpert)(manifest, out)

@@ -56,6 +56,10 @@ def reader_file(folder: Path, reader: str) -> Path:
     if not READER.fullmatch(reader):
         raise InputError(f"--reader {reader!r}: give a short name of letters, digits, _ and -, such as reader-1")
     file = Path(folder) / FOLDER / f"{reader}.csv"
+    if file.parent.is_symlink():
+        raise InputError(
+            f"{file.parent}: is a link, and answers are not written behind one; move it away, and run again"
+        )
     same = [one.name for one in file.parent.glob("*.csv") if one.name.lower() == file.name.lower()]
     if same and file.name not in same:
         raise InputError(f"--reader {reader}: {same[0]} exists; write the name as it is there, or choose another")

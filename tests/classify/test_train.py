@@ -1,7 +1,9 @@
 """Training: a function of data and settings, bit for bit; cached by contents; best weights kept; arms alike."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ from medlt.classify import classifier, train
 from medlt.classify.batches import Batches
 from medlt.classify.classifier import Clock, in_precision
 from medlt.classify.heads import best_tau, tau_normalise
+from medlt.classify.latents import load_latent_classifier
 from medlt.classify.networks import Network, network
+from medlt.classify.private import load_private
 from medlt.classify.sets import as_distributions, to_uint8
 from medlt.classify.train import Classifier, ClassifierSettings, Pace, TrainingSet, fit_classifier, load_classifier
 from medlt.classify.training_strategies import Stage
-from medlt.files import digest
+from medlt.files import digest, write_tensors
 from medlt.metrics.ranking import auroc
 from medlt.rows import StoredRows
 from medlt.store import RECORD, Store
@@ -333,6 +337,19 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         fit_classifier(REAL, VAL, **at(tmp_path), stepz=3)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "3", "{}", '{"settings": 1}', '{"settings": {"weights": []}, "positive": 1}', "{"]
+)
+@pytest.mark.parametrize(
+    "load", [load_classifier, load_latent_classifier, partial(load_private, prepare=lambda net: None)]
+)
+def test_a_record_of_another_shape_is_one_line(tmp_path: Path, text: str, load: Callable[..., Any]) -> None:
+    (tmp_path / "classifier.json").write_text(text)
+    write_tensors(tmp_path / "classifier.safetensors", {"a": torch.zeros(1)})
+    with pytest.raises(InputError, match="classifier"):
+        load(tmp_path, device="cpu")
 
 
 def test_the_head_on_the_features_gives_the_predictions() -> None:

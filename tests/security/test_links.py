@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from medlt.config import RunConfig, parse
+from medlt.data.convert import ConversionSettings, convert
 from medlt.data.convert.one import write_once
 from medlt.files import atomic, whole_folder, write_text
 from medlt.progress.run_log import RunLog
 from medlt.recipes._setup import opened
+from medlt.review.answers import reader_file
 from medlt.store import Store
 from medlt.training.runtime import silent
 from medlt.types import InputError
@@ -85,6 +87,27 @@ def test_artifacts_may_be_on_another_disk(outside: Path, tmp_path: Path, tiny_se
         made = run.store.make("codec", {"a": 1}, lambda folder: write_text(folder / "x", "y"))
     assert made.path("x").read_text() == "y"
     assert [path.name for path in (outside / "disk").iterdir()] == ["codec"]
+
+
+@pytest.mark.parametrize("name", ["images", "manifest.parquet"])
+def test_a_conversion_writes_behind_no_link(name: str, outside: Path, tmp_path: Path) -> None:
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "note.txt").write_text("no image")
+    convert(tmp_path / "dicom", tmp_path / "out", ConversionSettings())
+    if (tmp_path / "out" / name).is_dir():
+        (tmp_path / "out" / name).rmdir()
+    (tmp_path / "out" / name).unlink(missing_ok=True)
+    (tmp_path / "out" / name).symlink_to(outside / "file" if "." in name else outside)
+    with pytest.raises(InputError, match=f"out/{name}: is a link"):
+        convert(tmp_path / "dicom", tmp_path / "out", ConversionSettings())
+    assert_untouched(outside)
+
+
+def test_answers_are_written_behind_no_link(outside: Path, tmp_path: Path) -> None:
+    (tmp_path / "review").symlink_to(outside)
+    with pytest.raises(InputError, match="review: is a link"):
+        reader_file(tmp_path, "reader-1")
+    assert_untouched(outside)
 
 
 @pytest.mark.parametrize("suffix", [".work", ".fresh"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from medlt.files import require_no_links
+
 
 @dataclass(frozen=True)
 class Places:
@@ -59,8 +61,11 @@ class Places:
     def make(self) -> None:
         """Make the folders of the images, private ones for their owner only; remove what a killed worker left there.
 
-        The caller holds the lock of the journal, which excludes other runs.
+        The caller holds the lock of the journal, which excludes other runs. Raises InputError for a link in OUT.
         """
+        for folder in {self.out, self.release, self.private}:
+            if folder.is_dir():
+                require_no_links(folder)
         folders = {self.release / "images": 0o755}
         if self.deidentified:
             folders |= {self.release / "dicom": 0o755, self.private: 0o700, self.quarantine: 0o700}
