@@ -1,4 +1,4 @@
-"""Images made by one process, by 2 workers, and by 1 and 2 workers of Ray: seconds for the same shards, and the same bytes.
+"""Images made by one process, by 2 workers, and by 1 and 2 workers of Ray: seconds of equal work, and equal bytes.
 
     OMP_NUM_THREADS=1 python benchmarks/engines.py FOLDER [--rows 10000] [--repeats 1] > benchmarks/results/engines.md
 
