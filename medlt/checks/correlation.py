@@ -49,7 +49,7 @@ def _basis(size: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """Images by uid. waves: projections [N,WAVES*WAVES] of those that are not flat; rows: their numbers among the uids."""
+    """Images by uid. waves: projections [N,WAVES*WAVES] of the images that are not flat; rows: whose they are, [N]."""
 
     uids: Sequence[str]
     images: Images
