@@ -17,10 +17,15 @@ from torch import Tensor
 
 from medlt.checks.limit import check_limit
 from medlt.metrics.nearest import isolation
+from medlt.rng import numpy_generator
 from medlt.types import Batch, CheckResult, InputError
 
 Measure: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W], uint8 or float in [0,1] -> unit vectors [B,D], on the CPU."""
+
+
+MOST = 4096
+"""Most held-out images that set a limit. Those of a drawn sample are as exchangeable with a new image as all are."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,11 @@ def near_copy_limit(
     """Return the ratio that at most `false_positive_rate` of real held-out images fall below, for one measure.
 
     held_out: images [M,1,H,W] of patients outside the training set, best one per patient; train: unit vectors [N,D]. A
-    new held-out image falls below with a probability of at most the rate (M + 1 exchangeable images). Raises InputError
-    where M images cannot resolve it.
+    new held-out image falls below with a probability of at most the rate (M + 1 exchangeable images). Of more than MOST
+    images, MOST are drawn. Raises InputError where M images cannot resolve the rate.
     """
+    if len(held_out) > MOST:
+        held_out = held_out[numpy_generator("near-copy", len(held_out)).choice(len(held_out), MOST, replace=False)]
     ratios = isolation(measure(held_out), train, neighbours).ratio.sort().values
     below = int(false_positive_rate * (len(ratios) + 1) + 1e-9)
     if not 1 <= below <= len(ratios):

@@ -1,12 +1,12 @@
-"""Copies of real images: the highest correlation of an image, or of its mirror image, with any real one."""
+"""Copies of real images: the correlation of an image, or of its mirror image, with the real ones most like it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
-from medlt.checks.sanity import Images, standardised
+from medlt.checks.correlation import CHUNK, Images, most_alike, project
 from medlt.types import CheckResult
 
 NAME = "real_copy"
@@ -14,27 +14,19 @@ NAME = "real_copy"
 
 def real_copies(
     uids: Sequence[str], images: Images, real: Sequence[str], real_images: Images, limit: float = 0.995,
-    chunk: int = 256,
+    chunk: int = CHUNK,
 ) -> list[CheckResult]:  # fmt: skip
     """Return one CheckResult per image; above `limit` it is a copy of the real image that the reason names.
 
-    Memory holds two chunks at a time. Without a real image the value is -1.
+    Every copy is detected, and each image is read once or twice (`medlt.checks.correlation`). Value: the highest of the
+    correlations that were computed; -1 if no real image can be above the limit.
     """
-    out: list[CheckResult] = []
-    for i in range(0, len(uids), chunk):
-        pixels = images(uids[i : i + chunk])
-        own = torch.stack([standardised(pixels), standardised(pixels.flip(-1))])
-        value = torch.full((len(pixels),), -1.0, dtype=torch.float64)
-        nearest = torch.zeros(len(pixels), dtype=torch.long)
-        for j in range(0, len(real), chunk):
-            near = (own @ standardised(real_images(real[j : j + chunk])).T).max(0).values.max(1)
-            nearest = torch.where(near.values > value, near.indices + j, nearest)
-            value = torch.maximum(value, near.values)
-        out += [
-            _result(uid, one, limit, str(real[at]) if real else "")
-            for uid, one, at in zip(uids[i : i + chunk], value.tolist(), nearest.tolist(), strict=True)
-        ]
-    return out
+    own, others = project(uids, images, chunk), project(real, real_images, chunk)
+    plain, at = most_alike(own, others, limit, chunk=chunk)
+    turned, turned_at = most_alike(own.mirrored(), others, limit, chunk=chunk)
+    values, nearest = np.maximum(plain, turned), np.where(turned > plain, turned_at, at)
+    scored = zip(uids, values.tolist(), nearest.tolist(), strict=True)
+    return [_result(uid, value, limit, str(real[number]) if real else "") for uid, value, number in scored]
 
 
 def _result(uid: str, value: float, limit: float, nearest: str) -> CheckResult:

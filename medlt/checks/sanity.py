@@ -5,19 +5,16 @@ Every check is a frozen dataclass of one limit (`medlt.checks.limit`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 
+from medlt.checks.correlation import CHUNK, Images, most_alike, project, standardised
 from medlt.checks.limit import check_limit
 from medlt.checks.separation import pixels_of
 from medlt.types import Batch, Check, CheckResult
-
-Images: TypeAlias = Callable[[Sequence[str]], Tensor]
-"""uids -> real images [n,1,H,W], uint8 or float in [0,1], of the size of the synthetic ones."""
 
 
 @dataclass(frozen=True)
@@ -90,33 +87,15 @@ class Duplicate:
         return check_limit(self, batch, values, "a copy of a real parent")
 
 
-def standardised(images: Tensor) -> Tensor:
-    """Return [N,H*W] of [N,1,H,W], with mean 0 and norm 1, so that a product is a correlation. Flat images become 0."""
-    scaled = images.double() / 255 if images.dtype == torch.uint8 else images.nan_to_num(0, 0, 0).double()
-    pixels = scaled.flatten(1)
-    centred = pixels - pixels.mean(1, keepdim=True)
-    norm = centred.norm(dim=1, keepdim=True)
-    return torch.where(norm > 1e-9, centred / norm.clamp(min=1e-9), 0)
-
-
-def _preceding(own: Tensor) -> Tensor:
-    """Return [N,N] correlations with preceding rows; -1 for the others, and everywhere in the first row."""
-    preceding = torch.ones(len(own), len(own), dtype=torch.bool).tril(-1)
-    return torch.where(preceding, own @ own.T, -1.0)
-
-
-def copies(uids: Sequence[str], images: Images, limit: float = 0.995, chunk: int = 256) -> list[CheckResult]:
+def copies(uids: Sequence[str], images: Images, limit: float = 0.995, chunk: int = CHUNK) -> list[CheckResult]:
     """Search a whole set for pairs: one CheckResult per image, and the later image of a pair fails.
 
-    Memory holds two chunks at a time.
+    Value: its correlation with an earlier image, the highest of those compared; -1 if none can be above the limit.
+    Every pair above the limit, in [0,1], is detected (`medlt.checks.correlation`). Memory holds two chunks at a time,
+    and 36 numbers of each image.
     """
-    values = torch.full((len(uids),), -1.0, dtype=torch.float64)
-    for i in range(0, len(uids), chunk):
-        own = standardised(images(uids[i : i + chunk]))
-        for j in range(0, i, chunk):
-            near = own @ standardised(images(uids[j : j + chunk])).T
-            values[i : i + chunk] = values[i : i + chunk].maximum(near.max(1).values)
-        values[i : i + chunk] = values[i : i + chunk].maximum(_preceding(own).max(1).values)
+    projected = project(uids, images, chunk)
+    values, _ = most_alike(projected, projected, limit, preceding=True, chunk=chunk)
     reason = "a copy of an earlier image of the set"
     scored = zip(uids, values.tolist(), strict=True)
     return [

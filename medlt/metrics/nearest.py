@@ -18,6 +18,9 @@ from torch import Tensor
 
 from medlt.types import InputError
 
+PAIRS = 1 << 23
+"""Most similarities in memory at a time."""
+
 
 class Nearest(NamedTuple):
     """Nearest references: similarity [Q,k] (cosine, highest first) and their rows, int64 [Q,k]."""
@@ -29,7 +32,9 @@ class Nearest(NamedTuple):
 def nearest(
     queries: Tensor, references: Tensor, k: int, block: int = 8192, own: Tensor | None = None
 ) -> Nearest:  # fmt: skip
-    """Return the k references [N,D] nearest to each of queries [Q,D], all unit vectors, searched in blocks of `block`.
+    """Return the k references [N,D] nearest to each of queries [Q,D], all unit vectors, searched in blocks.
+
+    Of `block` references, or fewer for many queries.
 
     own: bool [Q,N], pairs that are not compared; they come last, with similarity -1.
 
@@ -37,13 +42,14 @@ def nearest(
     """
     if not 0 < k <= len(references):
         raise InputError(f"{k} neighbours among {len(references)} images; request fewer neighbours or give more images")
+    block = max(1, min(block, PAIRS // max(1, len(queries))))
     best, where = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(references), block):
         near = queries @ references[start : start + block].T
         if own is not None:
             near = near.masked_fill(own[:, start : start + block], -1)
-        numbers = torch.arange(start, start + near.shape[1]).expand_as(near)
-        best, where = torch.cat([best, near], 1), torch.cat([where, numbers], 1)
+        top = near.topk(min(k, near.shape[1]), 1)
+        best, where = torch.cat([best, top.values], 1), torch.cat([where, top.indices + start], 1)
         best, chosen = best.topk(min(k, best.shape[1]), 1)
         where = where.gather(1, chosen)
     return Nearest(best, where)

@@ -38,7 +38,7 @@ from medlt.localise.code_explainer import Latents
 from medlt.rng import noise_like, numpy_generator
 from medlt.synthesis.composite import Difference, difference_decoded
 from medlt.synthesis.conditional import ABOUT, Conditional, Key
-from medlt.synthesis.pairing import allowed_pairs
+from medlt.synthesis.pairing import pair_rule
 from medlt.types import InputError
 
 COLUMNS = (
@@ -90,7 +90,7 @@ class ImageEdit(Conditional):
     def _partners(self, finding: str, source: str) -> list[str]:
         """Return uids of the rows that `source` may be mixed with."""
         positive = self.train.positive(finding)
-        fits = allowed_pairs(self.train.table, [source], positive)[0]
+        fits = pair_rule(self.train.table, [source], positive)[:][0]
         return [uid for uid, fit in zip(positive, fits, strict=True) if fit]
 
     def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import numpy as np
 from torch.nn import functional as F
 
 from medlt.synthesis.composite import Pixels
-from medlt.synthesis.pairing import allowed_pairs, nearest_allowed, partner_mask
+from medlt.synthesis.pairing import nearest_allowed, pair_rule, partner_mask
 from medlt.synthesis.plan import TrainTable
 
 SIDE = 16
@@ -38,9 +38,9 @@ def compatible_heads(
     heads = sorted(map(str, train.table.index[healthy]))
     if not heads:
         return {uid: [] for uid in tails}
-    allowed = allowed_pairs(train.table, tails, heads)
-    near = nearest_allowed(thumbnails(pixels, tails), thumbnails(pixels, heads), allowed, len(heads))
-    count = [math.ceil(share * int(row.sum())) for row in allowed]
+    rule = pair_rule(train.table, tails, heads)
+    count = [math.ceil(share * int(allowed)) for allowed in rule.counts()]
+    near = nearest_allowed(thumbnails(pixels, tails), thumbnails(pixels, heads), rule, max(count, default=0))
     return {uid: [heads[j] for j in near[i, : count[i]]] for i, uid in enumerate(tails)}
 
 

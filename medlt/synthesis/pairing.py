@@ -15,6 +15,7 @@ confused with c has the largest mean probability over the images with c.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,10 @@ from medlt.localise.code_explainer import CodeExplainer
 from medlt.names import no_finding
 from medlt.types import InputError
 
-QUERIES = 64
+PAIRS = 1 << 22
+"""Number of pairs whose distance is in memory at a time."""
+SLACK = 1e-9
+"""Error of a squared distance by matrix product, as a share of the squared norms: more than double precision makes."""
 
 
 def partner_mask(table: pd.DataFrame, tail: Sequence[str], healthy: str | None = None) -> np.ndarray:
@@ -37,18 +41,28 @@ def partner_mask(table: pd.DataFrame, tail: Sequence[str], healthy: str | None =
     return np.asarray(((labels == 0) | (np.isnan(labels) & normal[:, None])).all(1))
 
 
-def nearest_allowed(queries: np.ndarray, candidates: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
+def nearest_allowed(
+    queries: np.ndarray, candidates: np.ndarray, allowed: np.ndarray | PairRule, k: int
+) -> np.ndarray:  # fmt: skip
     """Return the k nearest allowed candidates [N,D] of each query [Q,D], int64 [Q,k], nearest first.
 
-    allowed: bool [Q,N]. Ties go to the earlier candidate; -1 stands for missing neighbours.
+    allowed: bool [Q,N], or rows of it by slices. Ties go to the earlier candidate; -1 stands for missing neighbours. A
+    matrix product of squared distances leaves a few candidates, whose distances are computed from differences.
     """
     neighbours = np.full((len(queries), k), -1)
-    for start in range(0, len(queries), QUERIES):
-        part = slice(start, start + QUERIES)
-        distance = np.where(allowed[part], cdist(queries[part], candidates), np.inf)
-        order = np.argsort(distance, axis=1, kind="stable")[:, :k]
-        near = np.where(np.isfinite(np.take_along_axis(distance, order, 1)), order, -1)
-        neighbours[part, : order.shape[1]] = near
+    queries, candidates = (np.asarray(one, np.float64) for one in (queries, candidates))
+    size, step = np.square(candidates).sum(1), max(1, PAIRS // max(1, len(candidates)))
+    slack = SLACK * np.max(size, initial=0, where=np.isfinite(size))
+    for start in range(0, len(queries) if len(candidates) else 0, step):
+        part = queries[start : start + step]
+        own = np.square(part).sum(1)[:, None]
+        squared = np.where(allowed[start : start + step], own + size - 2 * part @ candidates.T, np.inf)
+        last = min(k, len(candidates)) - 1
+        within = np.partition(squared, last, axis=1)[:, [last]] + SLACK * own + slack
+        for row, few in enumerate((squared <= within) & np.isfinite(squared)):
+            near = np.flatnonzero(few)
+            near = near[np.argsort(cdist(part[[row]], candidates[near])[0], kind="stable")[:k]]
+            neighbours[start + row, : len(near)] = near
     return neighbours
 
 
@@ -99,13 +113,35 @@ def partners(
     return Partners(uids, finding, explainer.maps_of(uids, finding))
 
 
-def allowed_pairs(table: pd.DataFrame, tails: Sequence[str], heads: Sequence[str]) -> np.ndarray:
-    """Return which heads each tail may be paired with, bool [Q,N]: another patient, same fold, same projection.
+@dataclass(frozen=True, eq=False)
+class PairRule:
+    """Which heads each tail may be paired with: another patient, same fold, same projection.
+
+    tails [Q,3] and heads [N,3]: fold, patient and projection as whole numbers. A slice of tails gives bool [q,N].
+    """
+
+    tails: np.ndarray
+    heads: np.ndarray
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Return the allowed heads of some tails, bool [q,N]."""
+        fold, patient, view = (self.tails[part, None, i] == self.heads[None, :, i] for i in range(3))
+        return np.asarray(fold & ~patient & view)
+
+    def counts(self) -> np.ndarray:
+        """Return the number of allowed heads of each tail, int64 [Q], without comparing pairs."""
+        every = Counter((fold, view) for fold, _, view in self.heads.tolist())
+        same = Counter(map(tuple, self.heads.tolist()))
+        return np.array([every[f, v] - same[f, p, v] for f, p, v in self.tails.tolist()], np.int64)
+
+
+def pair_rule(table: pd.DataFrame, tails: Sequence[str], heads: Sequence[str]) -> PairRule:
+    """Return which heads each tail may be paired with.
 
     A row of unknown view is paired only with rows of unknown view. Without a column `view`, all views are unknown.
     """
-    projections = [projection(view) for view in table["view"]] if "view" in table else ""
-    keyed = table[["fold", "patient_id"]].assign(projection=projections)
-    a, b = keyed.loc[list(tails)], keyed.loc[list(heads)]
-    fold, patient, view = (a[c].to_numpy()[:, None] == b[c].to_numpy()[None] for c in keyed)
-    return np.asarray(fold & ~patient & view)
+    both = table.loc[[*tails, *heads], [name for name in ("fold", "patient_id", "view") if name in table]]
+    projections = [projection(view) for view in both["view"]] if "view" in both else [""] * len(both)
+    keys = (both["fold"], both["patient_id"], pd.Series(projections))
+    codes = np.stack([pd.factorize(key.to_numpy())[0] for key in keys], 1)
+    return PairRule(codes[: len(tails)], codes[len(tails) :])

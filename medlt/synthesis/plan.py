@@ -151,22 +151,30 @@ def _confused_with(train: TrainTable, explainer: CodeExplainer, finding: str, ma
     return train.findings[pairing.most_confusing(explainer.scores_of(train.positive(finding)), columns)]
 
 
-def _pairs(train: TrainTable, explainer: CodeExplainer, finding: str, pool: Partners, k: int) -> Pairs:
-    """Return tail uid -> its k partners, each (uid, finding). Uids without a partner are left out."""
+def _tails(train: TrainTable, finding: str, pool: Partners) -> list[str]:
+    """Return the uids, sorted, that images of the finding are made from and that have a partner."""
     tails = train.parents(finding)
+    count = pairing.pair_rule(train.table, tails, pool.uids).counts()
+    if alone := int((count == 0).sum()):
+        log.warning("%d images with %s have no partner in their fold and projection", alone, finding)
+    if alone == len(tails):
+        why = f"no image with {finding} has a partner in its fold and projection"
+        raise InputError(f"pairing: {why}; lower checks.folds, or fill in the column view")
+    return [uid for uid, some in zip(tails, count, strict=True) if some]
+
+
+def _pairs(
+    train: TrainTable, explainer: CodeExplainer, finding: str, tails: Sequence[str], pool: Partners, k: int
+) -> Pairs:
+    """Return tail uid -> its k partners, each (uid, finding)."""
     maps = explainer.maps_of(tails, np.full(len(tails), train.findings.index(finding)))
-    near = pairing.nearest_allowed(maps, pool.maps, pairing.allowed_pairs(train.table, tails, pool.uids), k)
+    rule = pairing.pair_rule(train.table, tails, pool.uids)
+    near = pairing.nearest_allowed(maps, pool.maps, rule, k)
     names = (*train.findings, "")
-    pairs = {
+    return {
         uid: [(pool.uids[j], names[pool.finding[j]]) for j in row if j >= 0]
         for uid, row in zip(tails, near.tolist(), strict=True)
     }
-    if alone := [uid for uid, partners in pairs.items() if not partners]:
-        log.warning("%d images with %s have no partner in their fold and projection", len(alone), finding)
-    if len(alone) == len(tails):
-        why = f"no image with {finding} has a partner in its fold and projection"
-        raise InputError(f"pairing: {why}; lower checks.folds, or fill in the column view")
-    return {uid: partners for uid, partners in pairs.items() if partners}
 
 
 def _row(
@@ -204,8 +212,9 @@ def plan_fusion(
     for finding in (c for c in train.findings if targets.get(c, 0) > 0):
         only = None if common else _confused_with(train, explainer, finding, mask)
         pool = common or pairing.partners(train.table, train.findings, mask, explainer, only)
-        pairs = _pairs(train, explainer, finding, pool, settings.neighbours)
-        order = numpy_generator(seed, "parents", finding).permutation(sorted(pairs))
+        order = numpy_generator(seed, "parents", finding).permutation(_tails(train, finding, pool))
+        used_tails = sorted(map(str, order[: targets[finding]]))
+        pairs = _pairs(train, explainer, finding, used_tails, pool, settings.neighbours)
         for slot in range(targets[finding]):
             parent, keys = str(order[slot % len(order)]), range(settings.num_candidates)
             used = slot // len(order) * settings.num_candidates

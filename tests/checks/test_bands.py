@@ -11,9 +11,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from medlt.checks.bands import Band, Features, InBand, Rule, band, group, in_band, limits, neighbour_distance, shrunk
+from medlt.checks.bands import (
+    Band,
+    Features,
+    InBand,
+    Rule,
+    band,
+    group,
+    in_band,
+    limits,
+    neighbour_distance,
+    shrunk,
+    widest,
+)
 from medlt.rng import numpy_generator
 from medlt.types import Batch, InputError
 
@@ -63,11 +76,11 @@ def test_distances_and_limits_are_those_of_a_slow_loop(n: int, m: int, k: int, s
     distance = brute(reference, held_out, k)
     assert made.limit == pytest.approx(np.quantile(distance, 0.95), abs=1e-6)
     np.testing.assert_allclose(made.value(points), np.array(brute(reference, points, k)) / made.limit, atol=1e-5)
-    widest = max(np.linalg.norm(a - b) for a, b in combinations(reference, 2))
+    far_apart = max(np.linalg.norm(a - b) for a, b in combinations(reference, 2))
     published = band(reference, held_out, CENTRE)
-    assert published.limit == pytest.approx(widest, abs=1e-6)
+    assert published.limit == pytest.approx(far_apart, abs=1e-6)
     far = [np.linalg.norm(point - reference.mean(0)) for point in points]
-    np.testing.assert_allclose(published.value(points), np.array(far) / widest, atol=1e-6)
+    np.testing.assert_allclose(published.value(points), np.array(far) / far_apart, atol=1e-6)
 
 
 @settings(max_examples=25)
@@ -89,6 +102,42 @@ def test_what_moves_all_features_alike_changes_nothing(scale: float, angle: floa
     order = numpy_generator(seed).permutation(12)
     moved = value(scale * real[order] @ turn + 3 * scale, scale * points @ turn + 3 * scale)
     np.testing.assert_allclose(moved, value(real, points), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_of_many_images_a_drawn_sample_calibrates(separate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its quantile has nearly the rank of that of all, and every image stays in the reference."""
+    reference, held_out = spread(6000, 1), spread(5000, 2) if separate else None
+    made = band(reference, held_out)
+    monkeypatch.setattr("medlt.checks.bands.MOST", 10**6)
+    whole = band(reference, held_out)
+    assert len(made.calibration) == 2000
+    assert len(whole.calibration) == (5000 if separate else 6000)
+    assert np.isin(made.calibration.round(9), whole.calibration.round(9)).all()
+    assert 0.93 < (whole.calibration <= made.limit).mean() < 0.97
+    assert np.array_equal(made.reference, whole.reference)
+    points = spread(20, 3)
+    np.testing.assert_allclose(made.value(points) * made.limit, whole.value(points) * whole.limit)
+
+
+@settings(max_examples=60)
+@given(n=st.integers(2, 60), block=st.integers(1, 9), outliers=st.floats(0, 1), seed=st.integers(0, 999))
+def test_the_widest_pair_is_that_of_all_pairs(n: int, block: int, outliers: float, seed: int) -> None:
+    draw = numpy_generator("widest", seed)
+    points = draw.normal(size=(n, 4)) * np.where(draw.random(n) < outliers, 5, 1)[:, None] + 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medlt.checks.bands.BLOCK", block)
+        assert widest(points) == pytest.approx(pdist(points).max(), rel=1e-9)
+        assert widest(np.repeat(points[:1], n, 0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_widest_pair_may_be_of_points_that_are_not_outermost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A triangle of radius 1, whose sides are 1.73, and two points 0.95 above and below its middle."""
+    monkeypatch.setattr("medlt.checks.bands.BLOCK", 3)
+    angle = 2 * np.pi / 3 * np.arange(3)
+    triangle = np.stack([np.cos(angle), np.sin(angle), np.zeros(3)], 1)
+    points = np.concatenate([triangle, [[0, 0, 0.95], [0, 0, -0.95], [0, 0, 0.2], [0, 0, -0.2]]])
+    assert widest(points) == pytest.approx(1.9)
 
 
 def test_shrinkage_is_the_formula() -> None:

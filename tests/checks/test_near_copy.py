@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medlt.checks.near_copy import NearCopy, near_copy, near_copy_limit
+from medlt.metrics.nearest import isolation
 from medlt.types import Batch, InputError
 
 
@@ -52,6 +53,21 @@ def test_fresh_images_fail_at_no_more_than_the_rate() -> None:
         made = near_copy((pixels,), real(99, 100 + seed), train, 0.1)
         shares.append(sum(not f.passed for f in made(batch(real(100, 500 + seed)))) / 100)
     assert 0.07 < sum(shares) / 30 < 0.13
+
+
+def test_a_drawn_sample_of_the_held_out_images_keeps_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 499 images 99 set the limit: the rank 9 of 99, not 49 of 499. Which ones, their number alone decides."""
+    monkeypatch.setattr("medlt.checks.near_copy.MOST", 99)
+    train, shares = pixels(real(60, 0)), []
+    for seed in range(30):
+        held_out = real(499, 100 + seed)
+        limit = near_copy_limit(pixels, held_out, train, 0.1)
+        every = isolation(pixels(held_out), train, 50).ratio.sort().values
+        assert (every - limit).abs().min() < 1e-6
+        shares.append(float((isolation(pixels(real(300, 500 + seed)), train, 50).ratio < limit).double().mean()))
+    assert 0.07 < sum(shares) / 30 < 0.13
+    assert limit == near_copy_limit(pixels, held_out, train, 0.1)
+    assert limit != near_copy_limit(pixels, held_out[:99], train, 0.1)
 
 
 def test_value_depends_on_no_other_image(check: NearCopy) -> None:

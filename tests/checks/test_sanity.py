@@ -108,13 +108,5 @@ def test_the_later_of_two_copies_is_detected_across_chunks(chunk: int) -> None:
     assert [f.uid for f in result if not f.passed] == ["s", "u"]
 
 
-def test_copies_equal_a_double_loop() -> None:
-    images = honest(7, seed=5)
-    values = [f.value for f in copies([str(i) for i in range(7)], lambda u: images[[int(i) for i in u]], chunk=3)]
-    for i in range(7):
-        pairs = [torch.corrcoef(torch.stack([images[i].flatten(), images[j].flatten()]))[0, 1] for j in range(i)]
-        assert values[i] == pytest.approx(float(max(pairs, default=torch.tensor(-1.0))), abs=1e-5)
-
-
 def test_a_flat_image_correlates_with_nothing() -> None:
     assert standardised(torch.full((1, 1, 4, 4), 0.3)).abs().sum() == 0

@@ -25,6 +25,15 @@ def test_blocks_do_not_matter(queries: int, references: int, block: int, k: int)
     assert all(len(set(row)) == k for row in found.rows.tolist())
 
 
+def test_many_queries_take_fewer_references_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = vectors(40, 0), vectors(90, 1)
+    whole = nearest(a, b, 7)
+    monkeypatch.setattr("medlt.metrics.nearest.PAIRS", 200)
+    few = nearest(a, b, 7)
+    assert torch.allclose(few.similarity, whole.similarity)
+    assert few.rows.equal(whole.rows)
+
+
 def test_isolation_is_the_first_distance_over_the_mean_of_the_next() -> None:
     a, b = vectors(7, 0), vectors(20, 1)
     found, distance = isolation(a, b, 4), (1 - a @ b.T).sort(1)

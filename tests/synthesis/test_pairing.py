@@ -10,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.spatial.distance import cdist
 
 from medlt.data.manifest import Manifest
 from medlt.data.views import projection
+from medlt.rng import numpy_generator
 from medlt.synthesis.pairing import (
-    allowed_pairs,
     head_finding,
     most_confusing,
     nearest_allowed,
+    pair_rule,
     partner_mask,
 )
 from medlt.synthesis.plan import TrainTable
@@ -49,6 +51,37 @@ def test_neighbours_equal_a_double_loop(data: st.DataObject) -> None:
     )
     allowed = data.draw(arrays(bool, (q, n)))
     assert nearest_allowed(queries, candidates, allowed, k).tolist() == slow(queries, candidates, allowed, k)
+
+
+def every_distance(queries: np.ndarray, candidates: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
+    """All distances, each from differences, and a stable sort of them."""
+    distance = np.where(allowed, cdist(queries, candidates), np.inf)
+    order = np.argsort(distance, axis=1, kind="stable")[:, :k]
+    near = np.where(np.isfinite(np.take_along_axis(distance, order, 1)), order, -1)
+    return np.pad(near, ((0, 0), (0, k - near.shape[1])), constant_values=-1)
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 999), n=st.integers(1, 60), k=st.integers(1, 20), pairs=st.sampled_from([1, 100, 1 << 22]),
+    zero=st.floats(0, 1), far=st.sampled_from([0.0, 1e3, 1e7]),
+)  # fmt: skip
+def test_neighbours_are_those_of_all_distances(seed: int, n: int, k: int, pairs: int, zero: float, far: float) -> None:
+    """With empty maps, equal maps, a common offset that a matrix product rounds away, and a map that is not finite."""
+    draw = numpy_generator("pairing", seed)
+    queries, candidates = (draw.random((rows, 16)) for rows in (13, n))
+    candidates[draw.random(n) < zero] = 0
+    candidates[draw.integers(n)] = candidates[draw.integers(n)]
+    queries, candidates = queries + far, candidates + far
+    allowed = draw.random((13, n)) < 0.8
+    expected = every_distance(queries, candidates, allowed, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medlt.synthesis.pairing.PAIRS", pairs)
+        np.testing.assert_array_equal(nearest_allowed(queries, candidates, allowed, k), expected)
+        candidates[0] = np.nan
+        allowed[:, 0] = False
+        expected = every_distance(queries, candidates, allowed, k)
+        np.testing.assert_array_equal(nearest_allowed(queries, candidates, allowed, k), expected)
 
 
 def test_partners_have_no_tail_finding() -> None:
@@ -117,10 +150,19 @@ def test_a_partner_has_the_same_projection(kind: str) -> None:
     uids = list(table.index)
     groups = ["f", "l", "f", "?", "?", "l"]
     expected = [[a != b and groups[i] == groups[j] for j, b in enumerate(uids)] for i, a in enumerate(uids)]
-    assert allowed_pairs(table, uids, uids).tolist() == expected
-    assert allowed_pairs(table, ["v"], ["z", "u"]).tolist() == [[True, False]]
+    assert pair_rule(table, uids, uids)[:].tolist() == expected
+    assert pair_rule(table, ["v"], ["z", "u"])[:].tolist() == [[True, False]]
 
 
 def test_a_partner_is_another_patient_of_the_same_fold() -> None:
     table = rows(fold=[0, 0, 1, 0], patient_id=["p", "q", "r", "p"])
-    assert allowed_pairs(table, ["u"], list("vwx")).tolist() == [[True, False, False]]
+    assert pair_rule(table, ["u"], list("vwx"))[:].tolist() == [[True, False, False]]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3), st.sampled_from(["PA", "LL", None])), min_size=2))
+def test_allowed_heads_are_counted_without_pairs(given_: list[tuple[int, int, str | None]]) -> None:
+    table = pd.DataFrame(given_, columns=["fold", "patient_id", "view"])
+    table.index = pd.Index([f"u{i}" for i in range(len(table))], name="uid")
+    half = len(table) // 2
+    rule = pair_rule(table, list(table.index[:half]), list(table.index[half:]))
+    assert rule.counts().tolist() == rule[:].sum(1).tolist()
