@@ -7,8 +7,9 @@ reaches, and networks here are also called by other methods (docs/decisions/0034
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -24,14 +25,26 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the processes; None, which no process has, stays None."""
     if processes.count() < 2:
         return
-    own = [weight.grad is not None for weight in parameters]
-    flat = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
-    present = torch.tensor(own, dtype=flat[0].dtype, device=flat[0].device)
-    whole = processes.reduce(torch.cat([present, *(one.flatten().to(present) for one in flat)]), mean=True)
-    sizes = [len(own), *(weight.numel() for weight in parameters)]
-    present, *means = whole.split(sizes)
-    for weight, gradient, mean, some in zip(parameters, flat, means, present.tolist(), strict=True):
-        weight.grad = gradient.copy_(mean.view_as(weight)) if some else None  # keeps the memory format of the weight
+    present = torch.tensor([float(weight.grad is not None) for weight in parameters], device=parameters[0].device)
+    gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
+    in_one_message([present, *gradients], partial(processes.reduce, mean=True))
+    for weight, gradient, some in zip(parameters, gradients, present.tolist(), strict=True):
+        weight.grad = gradient if some else None
+
+
+def in_one_message(tensors: Sequence[Tensor], send: Callable[[Tensor], Tensor]) -> None:
+    """Replace tensors of one type, in place, by what `send` makes of all their numbers in a row."""
+    if processes.count() > 1:
+        whole = send(torch.cat([one.flatten() for one in tensors]))
+        for one, received in zip(tensors, torch.split(whole, [one.numel() for one in tensors]), strict=True):
+            one.copy_(received.view_as(one))
+
+
+def spread_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Give all processes the gradients of the first one, which has one for each weight."""
+    for weight in parameters:
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    in_one_message([weight.grad for weight in parameters if weight.grad is not None], processes.spread)
 
 
 class _Sum(torch.autograd.Function):

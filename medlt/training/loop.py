@@ -189,7 +189,8 @@ def fit(
     if folder is not None:
         resume(state, folder, restart=True)
     share(state)
-    model = accelerator.prepare_model(network, evaluation_mode=True)  # for its precision; not in a wrapper
+    # for its precision only: in no wrapper, and not to another device, which would replace buffers of the state
+    model = accelerator.prepare_model(network, device_placement=False, evaluation_mode=True)
     state.optimizer = accelerator.prepare_optimizer(state.optimizer)
     with whole_batch_norms(network):
         run(state, gradient_step(loss_of, settings, accelerator, model), track, accelerator, runtime)
