@@ -19,13 +19,15 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medlt.files import digest, digest_file, locked, write_json
+from medlt.processes import Build, made_by_first
 from medlt.types import InputError
 from medlt.versions import versions
 
@@ -33,9 +35,6 @@ RECORD = "artifact.json"
 BEGUN = ".versions.json"
 NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 log = logging.getLogger(__name__)
-
-Build = Callable[[Path], None]
-"""Writes the files of an artifact into a folder, which may hold files of an interrupted call."""
 
 
 @dataclass(frozen=True)
@@ -92,23 +91,31 @@ class Store:
         return sorted(folder for folder in folders if "." not in folder.name)
 
     def make(
-        self, kind: str, key: Mapping[str, Any], build: Build, *, work: Mapping[str, Any] | None = None
-    ) -> Artifact:
+        self, kind: str, key: Mapping[str, Any], build: Build, *, work: Mapping[str, Any] | None = None,
+        joint: bool = False,
+    ) -> Artifact:  # fmt: skip
         """Return the artifact with this key; call `build` under a lock if it does not exist.
 
         `build` receives the work folder and writes the files of the artifact there. Names that begin with a dot, and
         the folder `checkpoint`, are not part of the artifact. `work` is the key of a work folder that several artifacts
-        share and that is kept, for trainings that continue one another. Raises InputError if the store cannot be
-        written; existing artifacts then stay.
+        share and that is kept, for trainings that continue one another. joint: see `processes.made_by_first`. Raises
+        InputError if the store cannot be written; existing artifacts then stay.
         """
+        finished = partial(self._finished, kind, self.place(kind, key))
+        return self._record(made_by_first(build, partial(self._lead, kind, key, work), finished, joint))
+
+    def _finished(self, kind: str, place: Path) -> Artifact | None:
+        return existing if isinstance(existing := self._read(kind, place), Artifact) else None
+
+    def _lead(self, kind: str, key: Mapping[str, Any], work: Mapping[str, Any] | None, build: Build) -> Artifact:
         place = self.place(kind, key)
-        if isinstance(existing := self._read(kind, place), Artifact):
+        if (existing := self._finished(kind, place)) is not None:
             if work is None:
                 _remove_leftover_work(kind, place)
-            return self._record(existing)
+            return existing
         with locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
             if (artifact := self._open(kind, place)) is not None:
-                return self._record(artifact)
+                return artifact
             folder = self.place(kind, work if work is not None else key).with_suffix(".work")
             with locked(folder.with_suffix(".work.lock"), f"the {kind} {place.name}"), _storage_errors(folder):
                 _require_no_link(folder)
@@ -119,7 +126,7 @@ class Store:
             artifact = self._open(kind, place)
         if artifact is None:
             raise InputError(f"{place}: the files differ from what was written; check the disk, and run again")
-        return self._record(artifact)
+        return artifact
 
     def _record(self, artifact: Artifact) -> Artifact:
         self.used.append(artifact)

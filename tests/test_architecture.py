@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medlt"
 LAYERS = (  # a module imports only from strictly lower layers, or from its own package
     {"types", "names", "rng", "rows", "versions", "_version"},
-    {"files", "plugins", "yaml_text", "csv_text", "markdown_text"},
+    {"files", "plugins", "processes", "yaml_text", "csv_text", "markdown_text"},
     {"store", "config"},
     {"engine", "training", "metrics"},
     {"data", "diffusion", "sparse"},

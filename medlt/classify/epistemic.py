@@ -186,7 +186,7 @@ def fit_epistemic(
         source = {"classifier": key["classifier"], "train_digest": key["train"], "train_rows": len(train)}
         files.write_json(folder / RECORD, {"settings": asdict(chosen), "seed": runtime.seed, **source})
 
-    return load_epistemic(store.make("epistemic", key, build).folder, classifier, device)
+    return load_epistemic(store.make("epistemic", key, build, joint=True).folder, classifier, device)
 
 
 def load_epistemic(folder: Path, classifier: Classifier, device: str) -> Epistemic:
@@ -231,7 +231,8 @@ def _trained(
         at = torch.from_numpy(part.take(rows)).to(device)
         deviations: Tensor = network(features[at])
         spread = (deviations.square() * pulls[:, at, None]).sum() / deviations[0].numel()
-        return masked_bce(base[at] + deviations, labels[at], pulls[:, at]) + chosen.consensus * spread
+        known = part.share((~labels[torch.from_numpy(rows).to(device)].isnan()).sum(1))
+        return masked_bce(base[at] + deviations, labels[at], pulls[:, at]) * known + chosen.consensus * spread
 
     loop.fit(members, loss_of, chosen.training(), runtime=runtime, folder=None, key=key, name="epistemic")
     with torch.no_grad():

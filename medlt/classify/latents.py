@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
 from medlt import files
+from medlt.classify.losses import entries
 from medlt.classify.losses import loss as named_loss
 from medlt.classify.networks import Network
 from medlt.classify.settings import OptimizerSettings
@@ -109,7 +111,8 @@ def fit_latents(
     device = str(runtime.torch_device(name))
     key = {"format": FORMAT, "planes": PLANES, "settings": asdict(chosen), "seed": runtime.seed}
     key |= {"train": train.digest(), "val": val.digest()}
-    made = store.make("latent_classifier", key, lambda folder: _train(train, val, chosen, runtime, name, folder, key))
+    build = partial(_train, train, val, chosen, runtime, name, key=key)
+    made = store.make("latent_classifier", key, build, joint=True)
     return load_latent_classifier(made.folder, device)
 
 
@@ -153,7 +156,7 @@ def _macro_ap(net: nn.Module, data: LabelledLatents, chunk: int = 256) -> float:
 
 def _train(
     train: LabelledLatents, val: LabelledLatents, settings: OptimizerSettings, runtime: Runtime, name: str,
-    folder: Path, key: dict[str, Any],
+    folder: Path, *, key: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write the weights and their record."""
     labels, device = np.asarray(train.labels, np.float32), runtime.torch_device(name)
@@ -166,9 +169,9 @@ def _train(
         return train.rows(rows)[0], torch.from_numpy(labels[rows])
 
     def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
-        z, known = (part.take(one) for one in batches(step))
-        logits = _half(network, z)
-        return loss(logits, known.to(logits), torch.ones(len(z)).to(logits))
+        latents, known = batches(step)
+        logits, share = _half(network, part.take(latents)), part.share(entries(known))
+        return loss(logits, part.take(known).to(logits), torch.ones(len(logits)).to(logits)) * share
 
     with StepBatches(make, settings.steps) as batches:
         state = loop.fit(net, loss_of, settings.training(), runtime=runtime, folder=folder / "checkpoint", name=name,

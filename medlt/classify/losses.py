@@ -232,6 +232,12 @@ LOSSES: dict[str, dict[str, Terms]] = {
 }
 
 
+def entries(labels: Tensor, task: str = "multi-label") -> Tensor:
+    """Return how many terms each row has in the mean of a loss, [B]: its known labels, or 1 if it knows all of them."""
+    known = ~labels.isnan()
+    return known.all(1).long() if task == "single-label" else known.sum(1)
+
+
 def known_loss(name: str, task: str = "multi-label") -> None:
     """Raise InputError for a loss that the task does not have."""
     if task not in LOSSES:

@@ -124,7 +124,7 @@ def private_classifier(
         record = {"settings": asdict(chosen), "seed": runtime.seed, "size": int(real.images.shape[-1]), "private": True}
         files.write_json(folder / RECORD, record | {"findings": real.labels.shape[1], "train_digest": key["train"]})
 
-    made = store.make("classifier", key, build)
+    made = store.make("classifier", key, build, joint=True)
     private.account(made.path(MECHANISM))
     return load_private(made.folder, prepare, device)
 

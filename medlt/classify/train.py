@@ -26,7 +26,7 @@ from medlt.classify.batches import Batches
 from medlt.classify.classifier import Classifier, Clock, Pace, in_precision
 from medlt.classify.frozen import feature_rows, stored_features
 from medlt.classify.heads import best_tau, classifier_network, redraw, tau_normalise
-from medlt.classify.losses import Loss
+from medlt.classify.losses import Loss, entries
 from medlt.classify.losses import loss as named_loss
 from medlt.classify.mixup import ClassifierBatch
 from medlt.classify.pretrained import require_size
@@ -97,7 +97,7 @@ def fit_classifier(
         pace[0] = plain.pace
         _normalise(plain, val, chosen, folder, store)
 
-    made = store.make("classifier", key, build)
+    made = store.make("classifier", key, build, joint=True)
     return replace(load_classifier(made.folder, device, chosen.pretrained), pace=pace[0])
 
 
@@ -187,7 +187,8 @@ class _Training:
             with self.clock.on("waiting"):
                 batch = prefetched(stage.start + step)
             self.clock.images += len(batch.labels) // part.of
-            return _loss(network, below, loss, _taken(batch, part, self.device), chosen.precision)
+            known = part.share(entries(batch.labels, chosen.task))
+            return _loss(network, below, loss, _taken(batch, part, self.device), chosen.precision) * known
 
         with StepBatches(batches, stage.start + stage.steps) as prefetched:
             state = loop.fit(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medlt import processes
 from medlt.cli.result import as_json_text, print_error
 from medlt.cli.terminal import Terminal
 from medlt.types import InputError
@@ -77,62 +80,77 @@ def example(*commands: str) -> str:
 
 
 @contextmanager
-def edge(as_json: bool = False, volume: bool | None = None) -> Iterator[Terminal]:
+def edge(as_json: bool = False, volume: bool | None = None, several: bool = False) -> Iterator[Terminal]:
     """Yield the command's terminal, and turn an error into one line on stderr and an exit code.
 
     A user's mistake, a folder that cannot be used and a lack of memory exit with 2, Ctrl-C with 130, SIGTERM with 143.
     With `as_json` stdout gets one object {"error": ..., "exit_code": ...}, also for a fault of medlt itself, whose
-    traceback follows on stderr.
+    traceback follows on stderr. several: torchrun may start the command; one of its processes then reports an error.
     """
+    if not processes.first():
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        as_json, volume = False, False
     terminal = Terminal(as_json, volume)
     try:
-        _require_one_process()
+        _require_one_process(several)
         with _terminable(), terminal:
             yield terminal
-    except InputError as error:
-        line, code = str(error), 2
-    except OSError as error:
-        if error.errno not in UNUSABLE:
-            _print_fault(error, terminal)
-            raise
-        where = error.filename or "the disk"
-        line, code = f"{where}: {error.strerror}; use a folder with free space that you may read and write", 2
-    except (MemoryError, RuntimeError) as error:
-        if not _memory(error):
-            _print_fault(error, terminal)
-            raise
-        line, code = "out of memory; lower batch_size, or raise gradient_accumulation_steps, with another --out", 2
-    except Terminated:
-        line, code = f"terminated; {RESUME}", TERMINATED
-    except KeyboardInterrupt:
-        line, code = f"interrupted; {RESUME}", INTERRUPTED
     except typer.Exit:
         raise
-    except Exception as error:
-        _print_fault(error, terminal)
-        raise
-    else:
-        return
-    print_error(line, code, as_json and not terminal.printed)
-    raise typer.Exit(code)
+    except (Exception, KeyboardInterrupt) as error:
+        line, code = _ending(error)
+        if not processes.speaks(error):
+            raise typer.Exit(code) from None
+        if not line:
+            _print_fault(error, terminal)
+            raise
+        print_error(processes.named(line), code, as_json and not terminal.printed)
+        raise typer.Exit(code) from None
 
 
-def _require_one_process() -> None:
-    """Raise InputError under torchrun and its like, whose processes would do the same work in the same folder."""
+def _ending(error: BaseException) -> tuple[str, int]:
+    """Return the line and the exit code of an error; no line for a fault of medlt."""
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, OSError) and error.errno in UNUSABLE:
+        where = error.filename or "the disk"
+        return f"{where}: {error.strerror}; use a folder with free space that you may read and write", 2
+    if isinstance(error, MemoryError | RuntimeError) and _memory(error):
+        return "out of memory; lower batch_size, or raise gradient_accumulation_steps, with another --out", 2
+    if isinstance(error, Terminated):
+        return f"terminated; {RESUME}", TERMINATED
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted; {RESUME}", INTERRUPTED
+    return "", 1
+
+
+def _require_one_process(several: bool) -> None:
+    """Raise InputError for several processes, which would do the same work in one folder, unless a command allows it.
+
+    On CPUs `accelerate launch` without mpirun starts one process whatever number was asked for, and says nothing.
+    """
     if (size := os.environ.get("WORLD_SIZE", "1")).isdecimal() and int(size) > 1:
+        if not (several and processes.started() > 1):
+            raise InputError(
+                f"a command of medlt is one process, and {size} were started (WORLD_SIZE={size}); start it without "
+                "torchrun, `accelerate launch` or mpirun. torchrun may start `medlt train`, and this command then uses "
+                "what was trained"
+            )
+    elif several and os.environ.get("ACCELERATE_USE_CPU") == "True" and "MASTER_ADDR" in os.environ:
         raise InputError(
-            f"a command of medlt is one process, and {size} were started (WORLD_SIZE={size}); start it without "
-            "torchrun, `accelerate launch` or mpirun"
+            "on CPUs `accelerate launch` starts one process in place of several; use torchrun --nproc_per_node N "
+            "-m medlt train"
         )
 
 
-def _print_fault(error: Exception, terminal: Terminal) -> None:
+def _print_fault(error: BaseException, terminal: Terminal) -> None:
     """Print an unexpected error as JSON, if it is wanted and no result is printed yet."""
     if terminal.as_json and not terminal.printed:
         terminal.line(as_json_text({"error": f"{type(error).__name__}: {error}", "exit_code": 1}))
 
 
-def _memory(error: Exception) -> bool:
+def _memory(error: BaseException) -> bool:
     """Return whether an error of Python or of torch is a lack of memory. torch is not imported for this."""
     return (
         isinstance(error, MemoryError)

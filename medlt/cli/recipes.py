@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medlt import processes
 from medlt.cli.app import app
 from medlt.cli.edge import ConfigFile, Json, Out, Overrides, PerhapsConfigFile, Volume, edge, example, number, text
 from medlt.cli.terminal import Terminal
@@ -171,9 +172,9 @@ def train(
 ) -> None:
     """Train one part of a run, and the parts it is built on.
 
-    `medlt run` with the same config then goes on from there.
+    `medlt run` with the same config then goes on from there. torchrun may start this command in several processes.
     """
-    with edge(as_json, volume) as terminal:
+    with edge(as_json, volume, several=True) as terminal:
         if part not in PARTS:
             raise InputError(
                 f"{part!r} is not a part of a run{did_you_mean(part, PARTS)}; use one of {', '.join(PARTS)}"
@@ -183,8 +184,9 @@ def train(
             from medlt.recipes import train as recipe
 
         made = recipe.main(settings, part, terminal)
-        summary = json.loads((made / "run.json").read_text())
-        terminal.show_lines({"out": str(made), "part": part, **summary}, [f"{part}: {made}"])
+        if processes.first():
+            summary = json.loads((made / "run.json").read_text())
+            terminal.show_lines({"out": str(made), "part": part, **summary}, [f"{part}: {made}"])
 
 
 @app.command(epilog=example("medlt calibrate phantom/longtail", "medlt calibrate mine.yaml calibration.rows=48"))

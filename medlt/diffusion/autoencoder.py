@@ -15,8 +15,9 @@ from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.emphasis import PLAIN, Emphasis
 from medlt.files import digest
+from medlt.processes import Build
 from medlt.rng import batch_indices, torch_generator
-from medlt.store import Build, Store
+from medlt.store import Store
 from medlt.training.batches import StepBatches
 from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit
@@ -175,7 +176,7 @@ def made_codec(
 
     A private training is added to the ledger in both cases.
     """
-    made = store.make("codec", key, build)
+    made = store.make("codec", key, build, joint=True)
     if private is not None:
         private.account(made.path("mechanism.json"))
     return load_codec(made.folder, runtime.device)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medlt.files import digest, digest_tensors
+from medlt.processes import reduce
 
 
 class Features(Protocol):
@@ -61,7 +62,7 @@ def feature_errors(features: Features, out: Tensor, x: Tensor) -> Tensor:
     with torch.no_grad():
         real = features((x + 1) / 2)
     pairs = zip(features((out + 1) / 2), real, strict=True)
-    errors = [(a - b).abs().flatten(1).mean(1) / b.abs().mean().clamp_min(1e-6) for a, b in pairs]
+    errors = [(a - b).abs().flatten(1).mean(1) / reduce(b.abs().mean(), mean=True).clamp_min(1e-6) for a, b in pairs]
     return torch.stack(errors).mean(0)
 
 

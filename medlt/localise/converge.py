@@ -20,7 +20,7 @@ from medlt.files import digest
 from medlt.rng import torch_generator
 from medlt.rows import Rows
 from medlt.sparse.embedding import SimplicialCoder, initialise
-from medlt.sparse.phases import TrainingSetup, masked_bce, pos_weight, straight_through_sample
+from medlt.sparse.phases import Piece, TrainingSetup, masked_bce, pos_weight, straight_through_sample
 from medlt.store import Store
 from medlt.training.runtime import Runtime
 
@@ -51,16 +51,17 @@ def converged(
         _train(setup, fresh, math.ceil(steps / setup.steps), folder)
         fresh.save(folder / FILE)
 
-    return SimplicialCoder.load(store.make("code_classifier", key, build).path(FILE)).to(setup.device)
+    return SimplicialCoder.load(store.make("code_classifier", key, build, joint=True).path(FILE)).to(setup.device)
 
 
 def _train(setup: TrainingSetup, coder: SimplicialCoder, epochs: int, folder: Path) -> None:
     """Train the classifier alone, on sampled tokens, as in `medlt.sparse.phases`."""
     weight = pos_weight(setup.labels).to(setup.device)
 
-    def loss(z: Tensor, y: Tensor, step: int) -> Tensor:
+    def loss(piece: Piece) -> Tensor:
         with torch.no_grad():
-            s = straight_through_sample(coder.code(z), torch_generator(setup.seed, "converged words", step))
-        return masked_bce(coder.classify(s), y, weight)
+            rng = torch_generator(setup.seed, "converged words", piece.step)
+            s = straight_through_sample(coder.code(piece.z), rng, piece.part)
+        return masked_bce(coder.classify(s), piece.y, weight) * piece.known
 
     setup.fit(coder, coder.classifier, loss, "classifier", 0, epochs, folder)

@@ -191,7 +191,8 @@ def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
         if rows is not None:
             manifest = rows.manifest
         else:
-            written = open_data(config.data, seed=config.seed, folder=run.path("stages", "data", "phantom"))
+            home = Path(config.output_dir, "stages", "data", "phantom")  # that of the first process, in all of them
+            written = open_data(config.data, seed=config.seed, folder=home)
             manifest = _permitted(config, written)
         pixels = PixelCache(run.store, workers=run.runtime.threads or 2)
         whole, failures = pixels.prepare(manifest, image_sizes(config), run.runtime.progress)

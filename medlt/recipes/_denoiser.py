@@ -208,7 +208,7 @@ def _trained(
         save(folder)
 
     whole, shared = ({**backbone_key(backbone, data, **settings, steps=steps), **key} for steps in (True, False))
-    artifact = run.store.make(KIND, whole, build, work=shared)
+    artifact = run.store.make(KIND, whole, build, work=shared, joint=True)
     if private is not None:
         private.account(artifact.path("mechanism.json"))
     return artifact

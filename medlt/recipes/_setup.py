@@ -14,6 +14,7 @@ import os
 import resource
 import secrets
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,10 +25,11 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from medlt import config as configs
+from medlt import processes
 from medlt.files import REAL_ROWS, locked, require_no_links, write_json, write_text
 from medlt.progress import ProgressCallback, RunLog
 from medlt.store import Artifact, Store
-from medlt.training.runtime import Runtime
+from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
 from medlt.versions import versions
 from medlt.yaml_text import read_yaml
@@ -152,9 +154,31 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
     """Open the run folder of a config, for this process alone, and yield it with the config's number of torch threads.
 
+    In a distributed training the first process opens it, and the others work beside it without files of their own.
+
     Raises InputError if another process works in the folder, if it was made by another config, if it is not empty and
     not a run folder, or if a private run cannot use its budget book. Call the checks of `_checks` first.
     """
+    if processes.first():
+        with _opened(config, progress) as run, processes.joined(config.device):
+            yield run
+    else:
+        with processes.joined(config.device), _without_files(config) as run:
+            yield run
+
+
+@contextmanager
+def _without_files(config: C) -> Iterator[RunFolder[C]]:
+    """Yield the run for a process that is not the first: it shares the store, and its folder is deleted in the end."""
+    with tempfile.TemporaryDirectory(prefix="medlt-") as scratch:
+        runtime = runtime_of(config, silent)
+        store = Store(Path(config.artifacts_dir or Path(config.output_dir) / "artifacts"))
+        with runtime.limited():
+            yield RunFolder(Path(scratch), config, runtime, store, writable=False)
+
+
+@contextmanager
+def _opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
     folder, runtime = Path(config.output_dir), runtime_of(config, progress)
     _require_own(folder)
     _require_book(config)

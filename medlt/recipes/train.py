@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medlt import config as configs
+from medlt import processes
 from medlt.recipes._checks import check_rows, check_shortfall
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import open_cohort
@@ -22,14 +23,19 @@ from medlt.types import InputError, Progress
 
 
 def main(config: configs.RunConfig, part: str, progress: Progress = silent) -> Path:
-    """Train `part`, or resume its training, and return the run folder. Raises InputError on bad input."""
+    """Train `part`, or resume its training, and return the run folder. Raises InputError on bad input.
+
+    Under torchrun all processes call it, and the first one writes.
+    """
     if part not in PARTS:
         raise InputError(f"{part!r} is not a part of a run; train one of {', '.join(PARTS)}")
     _check_privacy(config, part)
     rows = check(config)
     with opened(config, progress) as run:
-        cohort = open_cohort(run, rows)
-        note_training_time(run, [one for one in generator_parts(run, cohort) if one.stage in PARTS[part]])
+        with processes.first_ahead():
+            cohort = open_cohort(run, rows)
+        if processes.count() == 1:
+            note_training_time(run, [one for one in generator_parts(run, cohort) if one.stage in PARTS[part]])
         if part == "denoiser":
             learnt = learn(run, cohort)
             train_denoiser(run, cohort, learnt.latents, learnt.private, extra_losses(run, learnt))

@@ -125,7 +125,7 @@ class _Loop:
         for retry in range(2 if self.private is None else 1):
             key = {**self.key, "generation": g, **({"retry": retry} if retry else {})}
             setup = replace(self.setup, runtime=self.setup.runtime.seeded("retry", retry)) if retry else self.setup
-            artifact = store.make("sparse", key, partial(build, g, setup))
+            artifact = store.make("sparse", key, partial(build, g, setup), joint=True)
             if self.private is not None:
                 self.private.account(g, artifact)
             row = _row(artifact)

@@ -37,10 +37,22 @@ from medlt.sparse.embedding import SimplicialCoder
 from medlt.training import loop
 from medlt.training.batches import StepBatches
 from medlt.training.runtime import Runtime, silent
-from medlt.training.settings import BatchPart, Training
+from medlt.training.settings import WHOLE, BatchPart, Training
 
-Loss = Callable[[Tensor, Tensor, int], Tensor]
-"""(latents [B,C,h,w], labels [B,K], step) -> the loss of the step, with its graph."""
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a step's batch: latents z [B,C,h,w] and labels y [B,K]; known: `BatchPart.share` of known labels."""
+
+    z: Tensor
+    y: Tensor
+    step: int
+    part: BatchPart
+    known: float
+
+
+Loss = Callable[[Piece], Tensor]
+"""Function of a piece that returns its loss, with its graph; the mean over the pieces is the loss of the step."""
 
 CHECKPOINT = 1000
 """Steps between two checkpoints. A phase with fewer steps writes none, and starts again if it was killed."""
@@ -59,16 +71,19 @@ def masked_bce(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     return torch.where(known, losses, 0.0).sum() / known.sum().clamp_min(1)
 
 
-def sample_tokens(s: Tensor, rng: torch.Generator) -> Tensor:
-    """Return tokens k int64 [B,L,h,w] with P(k = v) = s[:, :, v], drawn for every group and pixel by inverse cdf."""
+def sample_tokens(s: Tensor, rng: torch.Generator, part: BatchPart = WHOLE) -> Tensor:
+    """Return tokens k int64 [B,L,h,w] with P(k = v) = s[:, :, v], drawn for every group and pixel by inverse cdf.
+
+    Numbers are drawn for the whole batch of which s is `part`.
+    """
     cdf = s.movedim(2, -1).cumsum(-1)
-    draw = torch.rand(cdf.shape[:-1], generator=rng).to(s.device)
+    draw = part.take(torch.rand((len(s) * part.of, *cdf.shape[1:-1]), generator=rng)).to(s.device)
     return (cdf < draw[..., None]).sum(-1).clamp_max(s.shape[2] - 1)
 
 
-def straight_through_sample(s: Tensor, rng: torch.Generator) -> Tensor:
+def straight_through_sample(s: Tensor, rng: torch.Generator, part: BatchPart = WHOLE) -> Tensor:
     """Return one-hot tokens sampled from the code s [B,L,V,h,w], with the gradient of s (straight-through)."""
-    sampled = F.one_hot(sample_tokens(s.detach(), rng), s.shape[2]).movedim(-1, 2).to(s)
+    sampled = F.one_hot(sample_tokens(s.detach(), rng, part), s.shape[2]).movedim(-1, 2).to(s)
     return sampled + s - s.detach()
 
 
@@ -120,10 +135,11 @@ class TrainingSetup:
         at = torch.from_numpy(np.sort(batch_indices(len(self.latents), self.batch_size, step, self.seed, *key)))
         return self.latents[at].float(), self.labels[at]
 
-    def task_loss(self, coder: SimplicialCoder, s: Tensor, z: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    def task_loss(self, coder: SimplicialCoder, s: Tensor, piece: Piece, weight: Tensor) -> Tensor:
         """Return L1(D(s), z) + lambda BCE(C(s), Y)."""
-        reconstruction = F.l1_loss(coder.decode(s), z)
-        return reconstruction + self.classification_weight * masked_bce(coder.classify(s), y, weight)
+        reconstruction = F.l1_loss(coder.decode(s), piece.z)
+        labels = masked_bce(coder.classify(s), piece.y, weight) * piece.known
+        return reconstruction + self.classification_weight * labels
 
     def fit(
         self, coder: SimplicialCoder, parts: nn.Module, loss: Loss, phase: str, g: int, epochs: int,
@@ -135,8 +151,9 @@ class TrainingSetup:
             parts.requires_grad_(True)
 
             def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
-                z, y = (part.take(one).to(self.device) for one in batches(step))
-                return loss(z, y, step)
+                z, y = batches(step)
+                known = part.share((~y.isnan()).sum(1))
+                return loss(Piece(part.take(z).to(self.device), part.take(y).to(self.device), step, part, known))
 
             training = self.training(epochs * self.steps, **more)
             with StepBatches(lambda step: self.draw(step, phase, g), training.last) as batches:
@@ -167,10 +184,11 @@ def imitate(
     """
     teacher.to(setup.device).eval().requires_grad_(False)
 
-    def loss(z: Tensor, y: Tensor, step: int) -> Tensor:
+    def loss(piece: Piece) -> Tensor:
         with torch.no_grad():
-            tokens = sample_tokens(teacher.code(z), torch_generator(setup.seed, "words", g, step))
-        return imitation_loss(student.logits(z), tokens)
+            rng = torch_generator(setup.seed, "words", g, piece.step)
+            tokens = sample_tokens(teacher.code(piece.z), rng, piece.part)
+        return imitation_loss(student.logits(piece.z), tokens)
 
     setup.fit(student, student.encoder, loss, "imitation", g, epochs, folder)
 
@@ -179,10 +197,11 @@ def adapt(setup: TrainingSetup, student: SimplicialCoder, epochs: int, g: int, f
     """Train decoder and classifier on the codes of the student, whose encoder is frozen."""
     weight = pos_weight(setup.labels).to(setup.device)
 
-    def loss(z: Tensor, y: Tensor, step: int) -> Tensor:
+    def loss(piece: Piece) -> Tensor:
         with torch.no_grad():
-            s = straight_through_sample(student.code(z), torch_generator(setup.seed, "adaptation words", g, step))
-        return setup.task_loss(student, s, z, y, weight)
+            rng = torch_generator(setup.seed, "adaptation words", g, piece.step)
+            s = straight_through_sample(student.code(piece.z), rng, piece.part)
+        return setup.task_loss(student, s, piece, weight)
 
     reading = nn.ModuleList([student.decoder, student.classifier])
     setup.fit(student, reading, loss, "adaptation", g, epochs, folder)
@@ -198,9 +217,9 @@ def interact(
     """
     weight = pos_weight(setup.labels).to(setup.device)
 
-    def loss(z: Tensor, y: Tensor, step: int) -> Tensor:
-        s = straight_through_sample(coder.code(z), torch_generator(setup.seed, "interaction words", g, step))
-        return setup.task_loss(coder, s, z, y, weight)
+    def loss(piece: Piece) -> Tensor:
+        rng = torch_generator(setup.seed, "interaction words", g, piece.step)
+        return setup.task_loss(coder, straight_through_sample(coder.code(piece.z), rng, piece.part), piece, weight)
 
     setup.fit(coder, coder, loss, "interaction", g, epochs, folder, evaluate=lambda network: score(),
                evaluate_every=setup.steps, patience=patience)  # fmt: skip

@@ -20,9 +20,11 @@ from typing import Any, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from medlt import processes
 from medlt.files import digest
 from medlt.rng import seed_of
 from medlt.training.checkpoint import State, resume, write_checkpoint
+from medlt.training.distributed import average_gradients, share, whole_batch_norms
 from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart, Training, layout
 from medlt.training.tracking import Measure, Picture, Track
@@ -33,10 +35,11 @@ Step: TypeAlias = Callable[[State], float]
 
 
 class Loss(Protocol):
-    """Function (network, step, part) -> scalar: the mean loss over that part of the step's batch.
+    """Function (network, step, part) -> scalar, whose mean over the parts is the loss of the step's batch.
 
-    Random numbers are drawn for the whole batch from the number of the step, and cut like the batch. The function
-    calls the network itself, not its methods: accelerate wraps only `forward` for precision and for several processes.
+    A mean over rows is one. A mean over some entries, such as known labels, is multiplied by `BatchPart.share`. Random
+    numbers are drawn for the whole batch from the number of the step, and cut like the batch. The function calls the
+    network itself where it is trained in bf16 or fp16: accelerate lowers the precision of `forward` only.
     """
 
     def __call__(self, network: nn.Module, step: int, part: BatchPart, /) -> Tensor: ...
@@ -51,6 +54,7 @@ def accelerated(settings: Training, runtime: Runtime, track: Track) -> Any:
     from accelerate.state import AcceleratorState
 
     device = runtime.torch_device(track.name)
+    processes.join(runtime.device)
     if device.type == "cuda" and device.index is not None and not torch.distributed.is_initialized():
         torch.cuda.set_device(device)
     # accelerate would reuse the device and the precision of the first training of a process
@@ -102,16 +106,17 @@ def gradient_step(loss_of: Loss, settings: Training, accelerator: Any, model: nn
 
     def step(state: State) -> float:
         total = torch.zeros((), device=accelerator.device)
-        for part in settings.parts(accelerator.process_index, accelerator.num_processes):
+        for part in settings.parts(processes.number(), processes.count()):
             with accelerator.accumulate(model), stream(accelerator.device, state.key, state.step, part.index):
                 loss = loss_of(model, state.step, part)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
+                    average_gradients(state.parameters)
                     accelerator.clip_grad_norm_(state.parameters, settings.max_grad_norm)
                 state.optimizer.step()
                 state.optimizer.zero_grad()
             total += loss.detach().float() / settings.gradient_accumulation_steps
-        value = float(accelerator.reduce(total, "mean"))
+        value = float(processes.reduce(total, mean=True))
         if not math.isfinite(value):
             raise InputError(f"the loss is {value} at step {state.step + 1}; lower learning_rate")
         if state.step == 0 and not accelerator.optimizer_step_was_skipped:
@@ -133,7 +138,7 @@ def run(state: State, step: Step, track: Track, accelerator: Any, runtime: Runti
                 state.advance(step(state))
                 track.step(accelerator, state, rate)
                 _evaluate(state, track, accelerator)
-                if accelerator.is_main_process:
+                if processes.first():
                     runtime.progress(track.name, state.step, settings.last)
     finally:
         track.end(accelerator)
@@ -149,16 +154,15 @@ def _evaluate(state: State, track: Track, accelerator: Any) -> None:
     if not (saves or evaluates):
         return
     state.assert_finite()
-    if accelerator.is_main_process or settings.patience is not None:  # all processes must stop at the same step
-        with state.averaged(), torch.no_grad():
-            if evaluates:
-                track.measure(accelerator, state)
-            saves = saves or (state.ended and settings.checkpoint_every is not None)
-            if saves and accelerator.is_main_process:
-                track.write_samples(accelerator, state)
-    if saves and track.folder is not None and accelerator.is_main_process:
+    with state.averaged(), torch.no_grad():
+        if evaluates:
+            track.measure(accelerator, state)
+        saves = saves or (state.ended and settings.checkpoint_every is not None)
+        if saves:
+            track.write_samples(accelerator, state)
+    if saves and track.folder is not None:
         write_checkpoint(state, Path(track.folder))
-    accelerator.wait_for_everyone()
+    processes.wait()
 
 
 def fit(
@@ -175,6 +179,7 @@ def fit(
     folder/history.parquet. Without a folder nothing is written, and a stopped training starts again. Under torchrun
     each process takes its part of every batch, and the first process writes.
     """
+    folder = folder if processes.first() else None
     track = Track(tracker, evaluate, picture, name, folder)
     accelerator = accelerated(settings, runtime, track)
     configure(network, settings, True)
@@ -183,8 +188,12 @@ def fit(
     state = State.new(named, network, settings, accelerator.scaler)
     if folder is not None:
         resume(state, folder, restart=True)
-    model, state.optimizer = accelerator.prepare(network, state.optimizer)
-    run(state, gradient_step(loss_of, settings, accelerator, model), track, accelerator, runtime)
+    share(state)
+    # for its precision only: in no wrapper, and not to another device, which would replace buffers of the state
+    model = accelerator.prepare_model(network, device_placement=False, evaluation_mode=True)
+    state.optimizer = accelerator.prepare_optimizer(state.optimizer)
+    with whole_batch_norms(network):
+        run(state, gradient_step(loss_of, settings, accelerator, model), track, accelerator, runtime)
     state.finish()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     configure(network, settings, False)

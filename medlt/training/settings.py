@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 from medlt.files import digest
 from medlt.types import InputError
@@ -37,6 +38,15 @@ class BatchPart:
         rows = len(whole) // self.of
         piece: T = whole[self.index * rows : (self.index + 1) * rows]
         return piece
+
+    def share(self, entries: Tensor) -> float:
+        """Return this part's share of the entries of the batch, times the number of parts; 0 if there are none.
+
+        entries: how many entries of each row of the whole batch are in the mean, [rows], for example of known labels.
+        A mean over the entries of a part, times this, has as its mean over all parts the mean over the batch.
+        """
+        whole = float(entries.sum())
+        return self.of * float(self.take(entries).sum()) / whole if whole else 0.0
 
 
 WHOLE = BatchPart()

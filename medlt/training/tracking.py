@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
+from medlt import processes
 from medlt.files import atomic
 from medlt.types import InputError
 
@@ -85,8 +86,8 @@ class Track:
 
     def measure(self, accelerator: Any, state: State) -> None:
         """Evaluate the averaged network and log its score."""
-        if self.evaluate is not None:
-            state.record_score(self.evaluate(state.network))
+        if (evaluate := self.evaluate) is not None:
+            state.record_score(processes.value(lambda: evaluate(state.network)))
             if accelerator.trackers:
                 accelerator.log({"validation": state.validation[state.step]}, step=state.step)
 

@@ -387,7 +387,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from test_loop import TRAINING, picture, replace, train
 where = Path(sys.argv[1])
-train(where, replace(TRAINING, stop_at=4, accumulate=2), picture=picture, evaluate=lambda net: 1.0)
+train(where, replace(TRAINING, stop_at=4, gradient_accumulation_steps=2), picture=picture, evaluate=lambda net: 1.0)
 train(where, picture=picture, evaluate=lambda net: 1.0)
 assert torch.distributed.get_world_size() == 2
 torch.distributed.destroy_process_group()

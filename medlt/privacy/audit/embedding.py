@@ -133,7 +133,7 @@ def fit_embedding(
         loop.fit(trained, loss, pace, runtime=runtime, folder=None, key=digest(key), name="embedding")
         write_tensors(folder / FILE, trained.state_dict())
 
-    network.load_state_dict(read_tensors(store.make("embedding", key, build).path(FILE)))
+    network.load_state_dict(read_tensors(store.make("embedding", key, build, joint=True).path(FILE)))
     network.to(device).eval().requires_grad_(False)
     return Embedding(network, size, digest_tensors(network.state_dict()))
 

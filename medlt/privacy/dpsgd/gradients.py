@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medlt import processes
 from medlt.privacy.dpsgd.groups import Engine, Groups, Loss, trainable
+from medlt.training.distributed import in_one_message
 from medlt.types import GradSampleMode, InputError
 
 GRAD_SAMPLE_MODES = (GradSampleMode.BOOKKEEPING, GradSampleMode.HOOKS, GradSampleMode.GHOST, GradSampleMode.FUNCTORCH)
@@ -106,6 +108,11 @@ class PerUnit:
         for weight, one in zip(self.weights.values(), sums, strict=True):
             weight.summed_grad += one
         return norms
+
+    def reduce(self) -> None:
+        """Replace the sums by those over all processes."""
+        weights = list(self.weights.values())
+        in_one_message([weight.summed_grad for weight in weights], processes.reduce)
 
     def unit_gradients(self, loss: Loss, groups: Any) -> dict[str, Tensor]:
         """Return the gradient [G,...] of each unit before clipping, by the name of the weight.

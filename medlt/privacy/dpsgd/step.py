@@ -1,8 +1,14 @@
-"""One step of DP-SGD: sample units, sum their clipped gradients, add noise, update the weights."""
+"""One step of DP-SGD: sample units, sum their clipped gradients, add noise, update the weights.
+
+In several processes the first one samples, and all take turns at the pieces of the batch. The clipped sums of all are
+added, and the first one adds the noise, once, and sends the result to the others. So the step is that of one process,
+also for a generator that cannot be drawn from again, and a process whose turn does not come adds 0.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medlt import processes
 from medlt.privacy.dpsgd.budget import PrivacySettings
 from medlt.privacy.dpsgd.canaries import Observer
 from medlt.privacy.dpsgd.gradients import PerUnit
@@ -18,6 +25,7 @@ from medlt.privacy.dpsgd.randomness import Randomness
 from medlt.privacy.dpsgd.units import Units, chunks
 from medlt.rng import torch_generator
 from medlt.training.checkpoint import State
+from medlt.training.distributed import spread_gradients
 from medlt.training.loop import stream
 from medlt.training.protocols import RowLoss
 from medlt.training.runtime import Precision
@@ -61,20 +69,36 @@ class PrivateStep:
         Raises InputError for losses that are not finite, and if the loss reaches no weight.
         """
         drawn = self.randomness.at(state.step)
-        rows, groups = self.units.draw(drawn)
+        rows, groups, secret = self._sampled(drawn)
         self.gradients.clear()
-        losses = self._accumulate(state, rows, groups, float(drawn.uniform(1)[0]))
-        if len(losses) and not any(map(math.isfinite, state.losses)):
+        mean = self._accumulate(state, rows, groups, secret)
+        if len(rows) and not any(map(math.isfinite, state.losses)):
             self._assert_reached()
+        if processes.first():
+            self._add_noise(state, drawn)
+        spread_gradients(state.parameters)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        return mean
+
+    def _sampled(self, drawn: Randomness) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return rows and groups of this step (`Units.draw`) and the secret that seeds the losses' random numbers."""
+
+        def sample() -> list[Any]:
+            rows, groups = self.units.draw(drawn)
+            return [rows.tolist(), groups.tolist(), float(drawn.uniform(1)[0])]
+
+        rows, groups, secret = processes.value(sample)
+        return np.array(rows, np.int64), np.array(groups, np.int64), secret
+
+    def _add_noise(self, state: State, drawn: Randomness) -> None:
+        """Give each weight its gradient, with noise, and record the scores of canaries."""
         if self.observer is not None:
             self.observer.insert([weight.summed_grad for weight in self.gradients.weights.values()], drawn)
         for weight in state.parameters:
             weight.grad = self._noised(weight, drawn, state.settings.batch_size)
         if self.observer is not None:
             self._observe(self.observer, state)
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        return float(np.mean(losses)) if len(losses) else math.nan
 
     def _observe(self, observer: Observer, state: State) -> None:
         """Add the scores of the canaries in this step to those of the training."""
@@ -82,21 +106,23 @@ class PrivateStep:
         before = torch.tensor(state.metadata.get(CANARY_SCORES, 0.0), dtype=torch.float64)
         state.metadata[CANARY_SCORES] = (before + observer.scores(noised, state.settings.batch_size)).tolist()
 
-    def _accumulate(self, state: State, rows: np.ndarray, groups: np.ndarray, secret: float) -> np.ndarray:
-        """Add clipped sums to the weights, piece by piece. Return the losses [B].
+    def _accumulate(self, state: State, rows: np.ndarray, groups: np.ndarray, secret: float) -> float:
+        """Add clipped sums to the weights, piece by piece, and over all processes. Return the mean loss.
 
         The random numbers of losses (timesteps, noise, augmentation) must be as secret as the sample of units. Those of
         a row depend on the rows before it, so a person who knew them could see one unit in the gradients of all others,
         which clipping does not bound.
         """
         losses: list[Tensor] = []
-        rng = torch_generator(state.key, self.name, state.step, secret)
-        for i, piece in enumerate(chunks(groups, self.private.max_physical_batch_size)):
+        norms: list[Tensor] = []
+        pieces = list(enumerate(chunks(groups, self.private.max_physical_batch_size)))
+        for i, piece in pieces[processes.number() :: processes.count()]:
+            rng = torch_generator(state.key, self.name, state.step, secret, i)
             with stream(self.losses.device, state.key, state.step, i, secret):
                 loss = partial(self.losses, state.network, rows[piece], rng, losses)
-                norms = self.gradients.accumulate(loss, groups[piece])
-            _assert_finite(losses[-1], norms, state.step)
-        return torch.cat(losses).cpu().numpy() if losses else np.zeros(0)
+                norms.append(self.gradients.accumulate(loss, groups[piece]))
+        self.gradients.reduce()
+        return _mean(losses, norms, state.step)
 
     def _assert_reached(self) -> None:
         """Raise InputError if no weight has a gradient before noise. Noise alone changes the weights, too."""
@@ -115,11 +141,18 @@ class PrivateStep:
         return (total / batch).to(weight.dtype)
 
 
-def _assert_finite(losses: Tensor, norms: Tensor, step: int) -> None:
-    """Raise InputError for a loss or a gradient that is not finite."""
-    bad = int((~losses.isfinite()).sum())
-    if bad or not norms.isfinite().all():
-        what = f"{bad} of {len(losses)} losses are" if bad else "a gradient is"
+def _mean(losses: Sequence[Tensor], norms: Sequence[Tensor], step: int) -> float:
+    """Return the mean loss over all processes, NaN without a row.
+
+    Raises InputError, in all of them, for a loss or a gradient that is not finite.
+    """
+    own, lengths = (torch.cat([torch.zeros(0), *(one.cpu() for one in parts)]) for parts in (losses, norms))
+    finite = own.isfinite()
+    sums = [own[finite].double().sum(), len(own), (~finite).sum(), (~lengths.isfinite()).sum()]
+    total, count, bad, unbounded = processes.reduce(torch.tensor(sums, dtype=torch.float64)).tolist()
+    if bad or unbounded:
+        what = f"{bad:.0f} of {count:.0f} losses are" if bad else "a gradient is"
         raise InputError(
             f"private training: {what} not finite at step {step + 1}; lower learning_rate, or correct the rows"
         )
+    return total / count if count else math.nan

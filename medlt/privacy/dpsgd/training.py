@@ -9,6 +9,7 @@ cover them: share them only with people who may see the patients.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
+from medlt import processes
 from medlt.files import digest, digest_tensors
 from medlt.privacy.dpsgd.budget import PrivacySettings, assert_same, budget, last_step
 from medlt.privacy.dpsgd.canaries import GradientCanaries, Observer, write_scores
@@ -30,6 +32,7 @@ from medlt.privacy.ledger import MECHANISM, Mechanism, write_mechanism
 from medlt.privacy.limits import clip_margin
 from medlt.rng import torch_generator
 from medlt.training.checkpoint import State, resume
+from medlt.training.distributed import share
 from medlt.training.loop import accelerated, configure, run, stream
 from medlt.training.protocols import RowLoss
 from medlt.training.runtime import Runtime
@@ -43,18 +46,12 @@ VERSIONS = ("torch", "opacus")
 
 
 def _accelerator(training: Training, runtime: Runtime, track: Track) -> Any:
-    """Set up accelerate. Raises InputError for several processes, for fp16, and for early stopping."""
+    """Set up accelerate. Raises InputError for fp16, and for early stopping."""
     if runtime.precision == "fp16":
         raise InputError("private training: fp16 scales losses, and so the clipped gradients; use bf16 or fp32")
     if training.patience is not None:
         raise InputError("private training: patience selects weights with images of patients; remove patience")
-    accelerator = accelerated(training, runtime.at("fp32"), track)
-    if accelerator.num_processes > 1:
-        raise InputError(
-            f"private training: {accelerator.num_processes} processes were started, but it runs in one; start it "
-            "without torchrun, and raise privacy.max_physical_batch_size to use the GPU"
-        )
-    return accelerator
+    return accelerated(training, runtime.at("fp32"), track)
 
 
 def _state(
@@ -65,7 +62,9 @@ def _state(
     Raises InputError if `folder` holds another training or another mechanism.
     """
     state = State.new(digest(key, training.digest(steps=False), "private"), network, training)
-    resume(state, folder)
+    if processes.first():
+        resume(state, folder)
+    share(state)
     assert_same(state.metadata, private.mechanism(rate), folder)
     return state
 
@@ -101,7 +100,8 @@ def fit_private(
     units: the name of the unit of each row; if private.privacy_unit is "image", each row is a unit by itself instead.
     training: its batch_size is the expected number of units per step if there are private.units; its clipping and
     gradient_accumulation_steps are not used. key: names network and settings; data: digest of the rows.
-    private.max_physical_batch_size changes nothing but the random numbers that a loss uses for each row. canaries: of
+    private.max_physical_batch_size changes nothing but the random numbers that a loss uses for each row, and is the
+    work that one of several processes takes at a time: at most batch_size divided by their number. canaries: of
     an audit, in a training whose weights are never released; their scores are written to `folder`.
 
     Writes `folder`/mechanism.json and returns its contents. A stopped training continues when called again, with new
@@ -114,11 +114,12 @@ def fit_private(
     private = replace(private, clip_margin=clip_margin(runtime.precision))
     rate = training.batch_size / private.units
     members = Units(owners, rate, private.max_images_per_patient, private.noise_multiplicity)
-    track = Track(tracker, evaluate, picture, name, folder)
+    track = Track(tracker, evaluate, picture, name, folder if processes.first() else None)
     accelerator = _accelerator(training, runtime, track)
     changes = prepare(network.to(accelerator.device))
     configure(network, training, True)
     assert_rows_independent(network.train(), _probe(network, Losses(loss, accelerator.device, "fp32")), len(owners))
+    _warn_idle(private, training.batch_size, name)
     parts = [key, data, runtime.precision, *([canaries.digest] if canaries else [])]
     state = _state(network, training, private, rate, Path(folder), digest(*parts))
     last = last_step(private, rate, training.last, state.step, state.metadata.get("planned", 0), name)
@@ -128,8 +129,19 @@ def fit_private(
     _run(state, last, training, step, track, accelerator, runtime)
     changes += _scored(state, canaries, Path(folder))
     mechanism = _mechanism(state, members, private, name, data, changes)
-    write_mechanism(Path(folder) / MECHANISM, mechanism)
+    if processes.first():
+        write_mechanism(Path(folder) / MECHANISM, mechanism)
     return mechanism
+
+
+def _warn_idle(private: PrivacySettings, batch: int, name: str) -> None:
+    """Log a warning if a step has fewer pieces than there are processes."""
+    rows = batch * private.noise_multiplicity
+    if processes.count() > 1 and rows / private.max_physical_batch_size < processes.count():
+        logging.getLogger(__name__).warning(
+            "%s: a step of about %d rows has fewer pieces than %d processes; set privacy.max_physical_batch_size to %d "
+            "or less, so that none waits", name, rows, processes.count(), max(1, rows // processes.count())
+        )  # fmt: skip
 
 
 def _step(
@@ -139,7 +151,7 @@ def _step(
     """Return the step of this training. Its grad_sample_mode is chosen once and kept in the state."""
     mode = GradSampleMode(state.metadata.get("grad_sample_mode", private.grad_sample_mode))
     if mode is GradSampleMode.AUTO:
-        mode = _fastest(state.network, losses, units, private)
+        mode = GradSampleMode(processes.value(lambda: _fastest(state.network, losses, units, private).value))
     state.metadata["grad_sample_mode"] = mode.value
     gradients = PerUnit(state.network, private.max_grad_norm, mode)
     observer = None
