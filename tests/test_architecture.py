@@ -14,7 +14,7 @@ PACKAGE = ROOT / "medlt"
 LAYERS = (  # a module imports only from strictly lower layers, or from its own package
     {"types", "names", "rng", "rows", "versions", "_version"},
     {"files", "plugins", "yaml_text", "csv_text", "markdown_text"},
-    {"store", "config"},
+    {"store", "config", "remote"},
     {"training", "metrics"},
     {"data", "diffusion", "sparse"},
     {"classify", "privacy", "checks"},

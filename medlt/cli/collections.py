@@ -138,7 +138,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SRC",
-        help="A folder of DICOM, PNG, JPEG or NIfTI files, a zip, or one file; only read. Or a DICOMweb URL.",
+        help="A folder of DICOM, PNG, JPEG or NIfTI files, a zip, or one file; only read. Or a DICOMweb URL, or s3://...",
     ),
 ]
 Converted = Annotated[
@@ -151,6 +151,7 @@ Converted = Annotated[
         "medlt convert archive converted --size 512",
         "medlt convert archive converted --deidentify basic --key secret.key",
         "medlt convert https://pacs.example/dicom-web converted --query Modality=DX",
+        "medlt convert s3://bucket/archive converted",
         "medlt convert archive converted --include ViewPosition=PA,AP --tags KVP",
     )
 )
@@ -213,7 +214,7 @@ def _convert(
     elif any(online.values()):
         raise InputError(f"{src}: --query, --auth-file and --ca need the URL of a DICOMweb server, https://...")
     else:
-        counts = work(Path(src), out, settings, workers=workers, progress=terminal)
+        counts = work(src, out, settings, workers=workers, progress=terminal)
     terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
     if settings.preview and not settings.dry_run:
         terminal.mention(f"thumbnails: {out / 'preview.html'}")

@@ -40,6 +40,8 @@ from medlt.data.dicom.attributes import (
 )
 from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.dicom.read import spacing, unusable_tags
+from medlt.remote import AnyFile
+from medlt.types import InputError
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
 _LONGEST = 1024  # the longest tag that is read, LO, may have 64 characters (PS3.5 6.2)
@@ -92,10 +94,10 @@ class Outcome:
     owned: dict[str, Any] = field(default_factory=dict)
 
 
-def convert_one(place: Path | Member, out: Path, settings: ConversionSettings) -> Outcome:
+def convert_one(place: AnyFile | Member, out: Path, settings: ConversionSettings) -> Outcome:
     """Convert a file, or a member of a zip, into `out`; a bad one gives a reason. Raises Stopped on a full disk."""
     try:
-        raw = read_bytes(place) if isinstance(place, Path) else place.read()
+        raw = place.read() if isinstance(place, Member) else read_bytes(place)
         source = open_source(raw)
         _refuse_unchecked(source, settings)
         refuse_filtered(source.data, settings)
@@ -104,6 +106,8 @@ def convert_one(place: Path | Member, out: Path, settings: ConversionSettings) -
         return _converted(source, raw, Places(out, settings.profile is not None), settings)
     except Unreadable as error:
         return Outcome(error.code, listed=object_row(raw, settings) if error.code == "not_an_image" else {})
+    except InputError:  # a server that cannot be used; a second run tries again
+        return Outcome("missing")
     except MemoryError:
         return Outcome("out_of_memory")
     except Stopped:

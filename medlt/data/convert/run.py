@@ -25,11 +25,12 @@ from medlt.data.convert.reasons import kind_of_reason
 from medlt.data.convert.scan import FileEntry, scan
 from medlt.data.convert.settings import ConversionSettings, versions
 from medlt.data.convert.tables import write_tables
+from medlt.remote import AnyFile, RemoteFile, as_file
 from medlt.types import InputError, Progress
 
 
 def convert(
-    source: Path,
+    source: str | AnyFile,
     out: Path,
     settings: ConversionSettings,
     *,
@@ -37,7 +38,7 @@ def convert(
     progress: Progress | None = None,
     not_retrieved: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Convert every file at or below `source`, a folder, file or zip, into the folder `out`; return the counts.
+    """Convert every file at or below `source`, a folder, file, zip or URL, into the folder `out`; return the counts.
 
     Writes images/, manifest.parquet, failures.csv, duplicates.csv, objects.csv, and sources.csv, which only its owner
     can read. With a de-identification profile images/, dicom/ and the manifest are in release/, and what leads back to
@@ -46,11 +47,8 @@ def convert(
     if `source` does not exist or is empty, `out` belongs to other settings or is inside `source`, or the disk is full;
     the same call then resumes.
     """
-    source, out = Path(source), Path(out)
-    _refuse_inside(source, out)
-    root = source.parent if source.is_file() else source
-    files = scan(source, follow=settings.follow_links, out=out)
-    entries = [entry for file in files for entry in with_members(root, file)]
+    source, out = as_file(source), Path(out)
+    root, entries = _listed(source, out, settings)
     if not entries and not not_retrieved:
         raise InputError(f"{source.absolute()}: the folder is empty; check the path")
     report = progress or (lambda *_: None)
@@ -67,6 +65,18 @@ def convert(
         if settings.preview:
             write_preview(places)
         return counts
+
+
+def _listed(source: AnyFile, out: Path, settings: ConversionSettings) -> tuple[AnyFile, list[FileEntry]]:
+    """Return the folder that names start from, and all files; the zips of a URL are not opened."""
+    if isinstance(source, RemoteFile):
+        entries = list(scan(source))
+        single = [source.name] == [entry.relative for entry in entries] and source.is_file()
+        return RemoteFile(source.url.rpartition("/")[0]) if single else source, entries
+    _refuse_inside(source, out)
+    root = source.parent if source.is_file() else source
+    files = scan(source, follow=settings.follow_links, out=out)
+    return root, [entry for file in files for entry in with_members(root, file)]
 
 
 @contextmanager
@@ -90,7 +100,7 @@ def _refuse_inside(source: Path, out: Path) -> None:
 
 
 def _outcomes(
-    files: list[FileEntry], root: Path, out: Path, settings: ConversionSettings, workers: int, report: Progress
+    files: list[FileEntry], root: AnyFile, out: Path, settings: ConversionSettings, workers: int, report: Progress
 ) -> Iterator[tuple[FileEntry, Outcome]]:
     """Yield (file, outcome) in the order of completion; a file that is not to be opened does not reach a worker."""
     report("files", 0, len(files))
@@ -119,7 +129,7 @@ def _lost(file: FileEntry, how: str) -> Outcome:
     return Outcome(how)
 
 
-def _worker(root: Path, out: Path, settings: ConversionSettings) -> Callable[[FileEntry], Outcome]:
+def _worker(root: AnyFile, out: Path, settings: ConversionSettings) -> Callable[[FileEntry], Outcome]:
     """Set up a worker: one thread, no logs, a memory limit; return its function."""
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
@@ -127,6 +137,8 @@ def _worker(root: Path, out: Path, settings: ConversionSettings) -> Callable[[Fi
     _cap_memory(settings.memory_mb)
 
     def work(file: FileEntry) -> Outcome:
+        if isinstance(root, RemoteFile):
+            return convert_one(RemoteFile(f"{root.url.rstrip('/')}/{file.relative}"), out, settings)
         place = Member(root / file.archive, file.member) if file.archive else root / file.relative
         return convert_one(place, out, settings)
 
