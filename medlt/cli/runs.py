@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example
 from medlt.types import InputError
+
+if TYPE_CHECKING:
+    from medlt.cli.terminal import Terminal
 
 EmbeddingSteps = Annotated[int, typer.Option(min=1, help="Training steps of the embedding that compares images.")]
 Planted = Annotated[
@@ -160,16 +163,22 @@ def export(
     resumed by the same command.
     """
     with edge(as_json, volume) as terminal:
-        from medlt.export import export as write
-        from medlt.export import export_to_url
-        from medlt.remote import is_url, public
-
-        if is_url(out):
-            record = export_to_url(run, kind, out, real, labels, shard_size, terminal)
-            summary = {"out": public(out), "format": kind, "files": record["count"], "digest": record["digest"]}
-        else:
-            summary = {"out": str(write(run, kind, Path(out), real, labels, shard_size)), "format": kind}
+        summary = _export(run, kind, out, (real, labels, shard_size), terminal)
         terminal.show_lines(summary, [f"{kind}: {summary['out']}"])
+
+
+def _export(
+    run: Path, kind: str, out: str, options: tuple[bool, str | None, int | None], terminal: Terminal
+) -> dict[str, Any]:
+    """Export to a folder or a URL, and return what --json shows."""
+    from medlt.export import export as write
+    from medlt.export import export_to_url
+    from medlt.remote import is_url, public
+
+    if not is_url(out):
+        return {"out": str(write(run, kind, Path(out), *options)), "format": kind}
+    record = export_to_url(run, kind, out, *options, terminal)
+    return {"out": public(out), "format": kind, "files": record["count"], "digest": record["digest"]}
 
 
 @app.command(epilog=example("medlt doctor", "medlt doctor --json > doctor.json"))

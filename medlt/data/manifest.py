@@ -35,7 +35,7 @@ from medlt.data.columns import (
     with_nullable_integers,
 )
 from medlt.data.mask_files import digest_mask_files
-from medlt.files import digest, read_table, write_table
+from medlt.files import digest, read_table, write_table, write_table_parts
 from medlt.names import did_you_mean, no_finding
 from medlt.remote import AnyFile, are_files, as_file, digest_of, is_url
 from medlt.types import InputError
@@ -67,9 +67,12 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Read a manifest.parquet; relative paths in it start from its folder. Raises InputError if it is invalid."""
+        """Read a manifest.parquet, a file or a folder of parts; relative paths in it start from the folder it is in.
+
+        Raises InputError if it is invalid.
+        """
         path = Path(path)
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"{path.absolute()}: no such manifest; check the path, or make one with `medlt manifest`")
         try:
             rows = read_table(path)
@@ -85,13 +88,16 @@ class Manifest:
             raise InputError(f"{path}: the manifest has no row; check the table it was made from")
         return manifest
 
-    def write(self, path: Path) -> None:
-        """Write as parquet, atomically. Paths inside the file's folder become relative to it."""
+    def write(self, path: Path, part_rows: int | None = None) -> None:
+        """Write as parquet, atomically. Paths inside the file's folder become relative to it.
+
+        With `part_rows`, `path` is a folder of parts of this many rows (`medlt.files.write_table_parts`).
+        """
         path = Path(path)
         folder = str(path.parent.absolute())
         rows = self._moved(lambda path: _portable(self._absolute(path), folder))
         rows.attrs = {"findings": list(self.findings)}
-        write_table(path, rows)
+        write_table(path, rows) if part_rows is None else write_table_parts(path, rows, part_rows)
 
     def split(self, name: str) -> Manifest:
         """Return the rows of one split. Raises InputError on an unknown name."""

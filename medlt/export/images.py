@@ -13,6 +13,7 @@ from medlt.data.columns import is_synthetic
 from medlt.data.manifest import Manifest
 from medlt.diffusion.prompts import Prompts
 from medlt.files import atomic, write_bytes
+from medlt.folders import MOST_FILES, subfolders
 from medlt.remote import RemoteFile
 from medlt.types import InputError
 from medlt.writer import metadata
@@ -36,9 +37,13 @@ def exported(run: Path, real: bool) -> Manifest:
     return manifest if real else manifest.where(synthetic)
 
 
-def copy_images(manifest: Manifest, part: pd.DataFrame, folder: Path) -> dict[str, str]:
-    """Copy the files of these rows to FOLDER/UID.SUFFIX; returns uid -> name. Raises InputError for a missing file."""
-    names = {str(uid): f"{uid}{manifest.file(str(uid)).suffix}" for uid in part.index}
+def copy_images(manifest: Manifest, part: pd.DataFrame, folder: Path, limit: int = MOST_FILES) -> dict[str, str]:
+    """Copy the files of these rows to FOLDER/UID.SUFFIX; returns uid -> name. Raises InputError for a missing file.
+
+    `limit` files and more are in subfolders, which are part of their names (`medlt.folders`).
+    """
+    inside = subfolders([str(uid) for uid in part.index], limit)
+    names = {uid: f"{place}{uid}{manifest.file(uid).suffix}" for uid, place in inside.items()}
     for uid, name in names.items():
         source = manifest.file(uid)
         if not source.is_file():

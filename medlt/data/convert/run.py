@@ -25,6 +25,7 @@ from medlt.data.convert.reasons import kind_of_reason
 from medlt.data.convert.scan import FileEntry, scan
 from medlt.data.convert.settings import ConversionSettings, versions
 from medlt.data.convert.tables import write_tables
+from medlt.folders import MOST_FILES, digits_for
 from medlt.remote import AnyFile, RemoteFile, as_file
 from medlt.types import InputError, Progress
 
@@ -37,28 +38,31 @@ def convert(
     workers: int = 0,
     progress: Progress | None = None,
     not_retrieved: Collection[str] = (),
+    limit: int = MOST_FILES,
 ) -> dict[str, Any]:
     """Convert every file at or below `source`, a folder, file, zip or URL, into the folder `out`; return the counts.
 
     Writes images/, manifest.parquet, failures.csv, duplicates.csv, objects.csv, and sources.csv, which only its owner
     can read. With a de-identification profile images/, dicom/ and the manifest are in release/, and what leads back to
     the source in private/ (see `Places`). The bytes do not depend on `workers` (0: one per core). A bad file becomes a
-    line of failures.csv, and so does a name in `not_retrieved`, a file that a server did not deliver. Raises InputError
-    if `source` does not exist or is empty, `out` belongs to other settings or is inside `source`, or the disk is full;
-    the same call then resumes.
+    line of failures.csv, and so does a name in `not_retrieved`, a file that a server did not deliver. The images of
+    `limit` files and more are in subfolders (`medlt.folders`), as are the frames of each file of several. Raises
+    InputError if `source` does not exist or is empty, `out` belongs to other settings or is inside `source`, or the
+    disk is full; the same call then resumes.
     """
     source, out = as_file(source), Path(out)
     root, entries = _listed(source, out, settings)
     if not entries and not not_retrieved:
         raise InputError(f"{source.absolute()}: the folder is empty; check the path")
     report = progress or (lambda *_: None)
+    digits = digits_for(len(entries), limit)
     if settings.dry_run:
         return _dry(_outcomes(entries, root, out, settings, workers, report))
-    places = Places(out, settings.profile is not None)
+    places = Places(out, settings.profile is not None, digits)
     with _output_errors(out), Journal(places, settings.summary()) as journal:
         places.make()
         todo = [f for f in entries if journal.finished.get(f.relative) != (f.size, f.changed)]
-        for file, outcome in _outcomes(todo, root, out, settings, workers, report):
+        for file, outcome in _outcomes(todo, root, out, settings, workers, report, digits):
             journal.add(file, outcome)
         journal.flush()
         counts = write_tables(places, journal, settings.key, versions(), settings.tags, not_retrieved)
@@ -100,7 +104,13 @@ def _refuse_inside(source: Path, out: Path) -> None:
 
 
 def _outcomes(
-    files: list[FileEntry], root: AnyFile, out: Path, settings: ConversionSettings, workers: int, report: Progress
+    files: list[FileEntry],
+    root: AnyFile,
+    out: Path,
+    settings: ConversionSettings,
+    workers: int,
+    report: Progress,
+    digits: int = 0,
 ) -> Iterator[tuple[FileEntry, Outcome]]:
     """Yield (file, outcome) in the order of completion; a file that is not to be opened does not reach a worker."""
     report("files", 0, len(files))
@@ -113,7 +123,7 @@ def _outcomes(
     if not plain:
         return
     count = min(workers or _cores(), len(plain))
-    with Pool(_worker, (root, out, settings), _lost, workers=count, timeout_s=settings.timeout_s) as pool:
+    with Pool(_worker, (root, out, settings, digits), _lost, workers=count, timeout_s=settings.timeout_s) as pool:
         for file, outcome in pool.run(plain):
             done += 1
             report("files", done, len(files))
@@ -129,7 +139,7 @@ def _lost(file: FileEntry, how: str) -> Outcome:
     return Outcome(how)
 
 
-def _worker(root: AnyFile, out: Path, settings: ConversionSettings) -> Callable[[FileEntry], Outcome]:
+def _worker(root: AnyFile, out: Path, settings: ConversionSettings, digits: int) -> Callable[[FileEntry], Outcome]:
     """Set up a worker: one thread, no logs, a memory limit; return its function."""
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
@@ -138,9 +148,9 @@ def _worker(root: AnyFile, out: Path, settings: ConversionSettings) -> Callable[
 
     def work(file: FileEntry) -> Outcome:
         if isinstance(root, RemoteFile):
-            return convert_one(RemoteFile(f"{root.url.rstrip('/')}/{file.relative}"), out, settings)
+            return convert_one(RemoteFile(f"{root.url.rstrip('/')}/{file.relative}"), out, settings, digits)
         place = Member(root / file.archive, file.member) if file.archive else root / file.relative
-        return convert_one(place, out, settings)
+        return convert_one(place, out, settings, digits)
 
     return work
 
