@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import count
+from pathlib import Path, PurePosixPath
+
+from medlt.types import InputError
 
 MOST_FILES = 10_000
 """Most files in a folder. Many file systems and object browsers become slow beyond it."""
@@ -48,3 +51,11 @@ def subfolder(name: str, digits: int) -> str:
     """Return the subfolder of a name by so many digits, with a slash at its end; "" for none."""
     text = hashlib.blake2b(name.encode(), digest_size=32).hexdigest()[:digits]
     return "".join(f"{text[at : at + _TOGETHER]}/" for at in range(0, digits, _TOGETHER))
+
+
+def require_no_link(folder: Path, files: Iterable[str]) -> None:
+    """Raise InputError if a subfolder of `folder` that one of these files is in is a link, which leads elsewhere."""
+    inside = {parent for file in files for parent in PurePosixPath(file).parents}
+    if links := [folder / place for place in sorted(inside) if place.parts and (folder / place).is_symlink()]:
+        where = links[0].absolute()
+        raise InputError(f"{where}: is a link, and medlt writes nothing behind links here; move it away, and run again")

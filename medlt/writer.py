@@ -30,7 +30,7 @@ from medlt.data.convert.encode import png
 from medlt.data.dicom.synthetic import Origin, synthetic_bytes
 from medlt.data.manifest import uids_in
 from medlt.files import digest, read_table, write_bytes, write_table, write_text
-from medlt.folders import MOST_FILES, subfolders
+from medlt.folders import MOST_FILES, require_no_link, subfolders
 from medlt.store import Artifact, Store
 from medlt.types import Batch, CheckResult, InputError
 
@@ -158,6 +158,7 @@ class DatasetWriter:
         """
         place, inside = self.folder / "images", subfolders(uids, limit)
         names = [f"{inside[uid]}{uid}.png" for uid in uids]
+        require_no_link(place, names)
         for name, file in zip(names, self._files(uids), strict=True):
             target, data = place / name, file.read_bytes()
             if not target.exists() or target.read_bytes() != data:
@@ -248,8 +249,10 @@ def write_dicom(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) -> No
 
     It is in the same subfolder as the PNG in images/. An existing file with equal bytes stays as it is.
     """
+    files = {uid: str(path).removeprefix("images/") for uid, path in rows["path"].items()}
+    require_no_link(folder / "dicom", files.values())
     for uid, row in rows.iterrows():
-        target = folder / "dicom" / Path(row["path"]).relative_to("images").with_name(f"{uid}.dcm")
+        target = (folder / "dicom" / files[uid]).with_name(f"{uid}.dcm")
         labels = {name: float(row[name]) for name in findings}
         origin = Origin(str(uid), row["method"], row["models"], labels)
         data = synthetic_bytes(np.asarray(Image.open(folder / row["path"])), origin)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from medlt.data.manifest import Manifest
-from medlt.types import Batch
+from medlt.types import Batch, InputError
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
 
 COUNT = 12
@@ -76,3 +76,19 @@ def test_a_manifest_reads_them(writer: DatasetWriter, tmp_path: Path) -> None:
     )
     Manifest(rows, ("Mass", "No"), tmp_path).write(tmp_path / "manifest.parquet")
     Manifest.read(tmp_path / "manifest.parquet").check_files()
+
+
+@pytest.mark.parametrize("place", ["images", "dicom"])
+def test_a_link_in_place_of_a_subfolder_is_refused(writer: DatasetWriter, tmp_path: Path, place: str) -> None:
+    paths = writer.publish(UIDS, 3)
+    rows = writer.kept().assign(path=paths, method="noise", models="0123456789abcdef")
+    write_dicom(tmp_path, rows, ["Mass"])
+    (outside := tmp_path / "outside").mkdir()
+    inside = (tmp_path / paths[0]).parent.name
+    for path in (tmp_path / place / inside).iterdir():
+        path.unlink()
+    (tmp_path / place / inside).rmdir()
+    (tmp_path / place / inside).symlink_to(outside)
+    with pytest.raises(InputError, match=rf"{place}/{inside}: is a link"):
+        writer.publish(UIDS, 3) if place == "images" else write_dicom(tmp_path, rows, ["Mass"])
+    assert list(outside.iterdir()) == []
