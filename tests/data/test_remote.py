@@ -19,7 +19,7 @@ from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache
 from medlt.data.validate import validate
-from medlt.files import digest_file
+from medlt.files import digest_bytes, digest_file
 from medlt.remote import RemoteFile, are_files, as_file, digest_of, is_url, listed, public
 from medlt.store import Store
 from medlt.types import InputError
@@ -96,8 +96,12 @@ def test_the_cache_of_urls_is_that_of_the_files(
     assert not failures["reason"].str.contains("://").any()
 
 
-def test_an_unchanged_url_is_read_once(pair: tuple[Manifest, Manifest], tmp_path: Path) -> None:
+def test_an_unchanged_url_is_read_once(
+    pair: tuple[Manifest, Manifest], tmp_path: Path, memory: fsspec.AbstractFileSystem
+) -> None:
     _, there = pair
+    data = memory.cat_file("/bucket/images/0.png")
+    memory.pipe_file("/bucket/images/0.png", data + b"a")
     read: list[str] = []
     whole = RemoteFile.read_bytes
     with pytest.MonkeyPatch.context() as patched:
@@ -105,7 +109,11 @@ def test_an_unchanged_url_is_read_once(pair: tuple[Manifest, Manifest], tmp_path
         PixelCache(Store(tmp_path / "a"), 2).prepare(there, (16,))
         assert sorted(read) == sorted(there.rows["path"])
         PixelCache(Store(tmp_path / "a"), 2).prepare(there, (16,))
-    assert len(read) == len(there.rows)
+        assert len(read) == len(there.rows)
+        memory.pipe_file("/bucket/images/0.png", data + b"b")  # of the same size
+        again, _ = PixelCache(Store(tmp_path / "a"), 2).prepare(there, (16,))
+        assert len(read) == len(there.rows) + 1
+    assert again.rows.at["u0", "content"] == digest_bytes(data + b"b")
 
 
 def test_missing_urls_are_counted_and_named(pair: tuple[Manifest, Manifest], memory: fsspec.AbstractFileSystem) -> None:
