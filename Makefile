@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EXTRAS ?=
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: demo test browser ray lint ladder docs notebooks wheelhouse audit-dependencies
+.PHONY: demo test browser ray remote lint ladder docs notebooks wheelhouse audit-dependencies
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,17 @@ ray: $(READY)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]' \
 		|| echo "ray: Ray cannot be installed here, so its tests are skipped"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray -p no:cacheprovider tests/engine tests/recipes/test_ray.py
+
+# S3 as moto serves it on this machine. moto and botocore are large, so they are in an environment of their own, which sees
+# the packages of $(VENV); where they cannot be had, the tests are skipped
+REMOTE := .remote-venv
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+remote: $(READY)
+	test -x $(REMOTE)/bin/python || $(PYTHON) -m venv $(REMOTE)
+	$(BIN)/python $(SITE) > $$($(REMOTE)/bin/python $(SITE))/dev.pth
+	$(REMOTE)/bin/python -m pip install --quiet --no-deps --requirement tests/export/object_store.txt \
+		|| echo "remote: s3fs and moto cannot be installed here, so the tests are skipped"
+	OMP_NUM_THREADS=1 $(REMOTE)/bin/python -m pytest -p no:cacheprovider tests/export/test_object_store.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

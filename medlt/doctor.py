@@ -22,6 +22,7 @@ MIN_FREE_GB = 5.0
 """Less free space than this is a problem: a small run with its artifacts needs about as much."""
 EXTRAS = {
     "ray": (("ray",), ()),
+    "s3": (("s3fs",), ()),
     "tracking": (("tensorboard",), ()),
     "bundle": (("fire",), ()),
     "ocr": (("pytesseract",), ("tesseract",)),

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medlt.folders import MOST_FILES
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -138,21 +139,55 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write `table` as parquet with its index; equal tables give equal bytes. Empty lists get the type list of text."""
+    with atomic(path) as temporary:
+        table.to_parquet(temporary, schema=_schema(table))
+
+
+def write_table_parts(folder: Path, table: pd.DataFrame, part_rows: int) -> None:
+    """Write `table` as FOLDER/part-00000-of-0000N.parquet, ..., of `part_rows` rows each, whole or not at all.
+
+    `read_table`, pandas and pyarrow read the folder as one table. Raises InputError for a folder that is not empty, and
+    for more parts than a folder may hold.
+    """
+    count = max(1, -(-len(table) // max(1, part_rows)))
+    if part_rows < 1 or count > MOST_FILES:
+        raise InputError(f"{folder}: parts of {part_rows} rows would be {count} files; give more rows to a part")
+    schema = _schema(table)  # of all rows: a column may be blank in one part
+    with whole_folder(folder) as fresh:
+        for number in range(count):
+            part = table.iloc[number * part_rows : (number + 1) * part_rows]
+            part.to_parquet(fresh / f"part-{number:05d}-of-{count:05d}.parquet", schema=schema)
+
+
+def _schema(table: pd.DataFrame) -> Any:
+    """Return the types of a table's columns, in which empty lists are lists of text."""
     import pyarrow as pa
 
-    with atomic(path) as temporary:
-        schema = pa.Schema.from_pandas(table)
-        for at, column in enumerate(schema):
-            if column.type == pa.list_(pa.null()):
-                schema = schema.set(at, column.with_type(pa.list_(pa.string())))
-        table.to_parquet(temporary, schema=schema)
+    schema = pa.Schema.from_pandas(table)
+    for at, column in enumerate(schema):
+        if column.type == pa.list_(pa.null()):
+            schema = schema.set(at, column.with_type(pa.list_(pa.string())))
+    return schema
+
+
+def _require_parts(folder: Path) -> None:
+    """Raise ValueError if a part that the names of the others count is not there."""
+    matches = [re.fullmatch(r"part-(\d+)-of-(\d+)\.parquet", path.name) for path in folder.iterdir()]
+    numbers = {(int(match[1]), int(match[2])) for match in matches if match}
+    if numbers and numbers != {(number, max(numbers)[1]) for number in range(max(numbers)[1])}:
+        raise ValueError(f"it has {len(numbers)} of {max(numbers)[1]} parts; restore the others")
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table that `write_table` wrote; lists stay lists. Raises OSError or ValueError for any other file."""
+    """Read a table that `write_table` or `write_table_parts` wrote; lists stay lists.
+
+    Raises OSError or ValueError for any other file, and for a folder that lacks a part.
+    """
     import numpy as np
     import pandas as pd
 
+    if Path(path).is_dir():
+        _require_parts(Path(path))
     table = pd.read_parquet(path)
     for name in (column for column, kind in table.dtypes.items() if kind == np.dtype(object)):
         if table[name].map(lambda value: isinstance(value, np.ndarray)).any():

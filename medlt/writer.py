@@ -30,6 +30,7 @@ from medlt.data.convert.encode import png
 from medlt.data.dicom.synthetic import Origin, synthetic_bytes
 from medlt.data.manifest import uids_in
 from medlt.files import digest, read_table, write_bytes, write_table, write_text
+from medlt.folders import MOST_FILES, require_no_link, subfolders
 from medlt.store import Artifact, Store
 from medlt.types import Batch, CheckResult, InputError
 
@@ -149,25 +150,30 @@ class DatasetWriter:
         """Return kept images of the plan, uint8 [n,1,H,W]. Raises KeyError for another uid."""
         return torch.stack([torch.from_numpy(np.array(Image.open(file)))[None] for file in self._files(uids)])
 
-    def publish(self, uids: Sequence[str]) -> None:
-        """Copy these kept images to images/. The shards stay for a resume.
+    def publish(self, uids: Sequence[str], limit: int = MOST_FILES) -> list[str]:
+        """Copy these kept images to images/, and return their paths. The shards stay for a resume.
 
-        An existing file of the same name with other bytes is replaced; other images move to superseded/images/.
+        `limit` images and more are in subfolders (`medlt.folders`). An existing file of the same name with other bytes
+        is replaced; other images move to superseded/images/.
         """
-        place = self.folder / "images"
-        for file in self._files(uids):
-            target, data = place / file.name, file.read_bytes()
+        place, inside = self.folder / "images", subfolders(uids, limit)
+        names = [f"{inside[uid]}{uid}.png" for uid in uids]
+        require_no_link(place, names)
+        for name, file in zip(names, self._files(uids), strict=True):
+            target, data = place / name, file.read_bytes()
             if not target.exists() or target.read_bytes() != data:
                 write_bytes(target, data)
-        self._set_aside({f"{uid}.png" for uid in uids})
+        self._set_aside(set(names))
+        return [f"images/{name}" for name in names]
 
     def _set_aside(self, known: set[str]) -> None:
         """Move images that are not of the plan from images/ to superseded/images/, with a warning."""
         place, aside = self.folder / "images", self.folder / "superseded" / "images"
-        strange = sorted(path for path in place.glob("*.png") if path.name not in known)
+        strange = sorted(path for path in place.rglob("*.png") if path.relative_to(place).as_posix() not in known)
         for path in strange:
-            aside.mkdir(parents=True, exist_ok=True)
-            path.replace(aside / path.name)
+            target = aside / path.relative_to(place)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
         if strange:
             logging.getLogger(__name__).warning(
                 "%s: %d images are not in this run's plan, such as %s; they are now in %s",
@@ -230,18 +236,23 @@ def metadata(rows: pd.DataFrame, findings: Sequence[str], files: Mapping[str, st
 
 
 def write_metadata(folder: Path, rows: pd.DataFrame, findings: Sequence[str], *, parents: bool) -> None:
-    """Write images/metadata.csv, which makes `folder`/images a Hugging Face `imagefolder`; see `metadata`."""
-    files = {str(uid): f"{uid}.png" for uid in rows.index}
+    """Write images/metadata.csv, which makes `folder`/images a Hugging Face `imagefolder`; see `metadata`.
+
+    rows: of the images, with the column path, below `folder`.
+    """
+    files = {str(uid): str(path).removeprefix("images/") for uid, path in rows["path"].items()}
     write_text(folder / "images" / "metadata.csv", as_csv(metadata(rows, findings, files, parents=parents)))
 
 
 def write_dicom(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) -> None:
     """Write dicom/UID.dcm with the pixels of each published PNG; `rows` have the columns path, method and models.
 
-    An existing file with equal bytes stays as it is.
+    It is in the same subfolder as the PNG in images/. An existing file with equal bytes stays as it is.
     """
+    files = {uid: str(path).removeprefix("images/") for uid, path in rows["path"].items()}
+    require_no_link(folder / "dicom", files.values())
     for uid, row in rows.iterrows():
-        target = folder / "dicom" / f"{uid}.dcm"
+        target = (folder / "dicom" / files[uid]).with_name(f"{uid}.dcm")
         labels = {name: float(row[name]) for name in findings}
         origin = Origin(str(uid), row["method"], row["models"], labels)
         data = synthetic_bytes(np.asarray(Image.open(folder / row["path"])), origin)

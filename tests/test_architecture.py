@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medlt"
 LAYERS = (  # a module imports only from strictly lower layers, or from its own package
     {"types", "names", "rng", "rows", "versions", "_version"},
-    {"files", "plugins", "processes", "yaml_text", "csv_text", "markdown_text"},
-    {"store", "config"},
+    {"files", "folders", "plugins", "processes", "yaml_text", "csv_text", "markdown_text"},
+    {"store", "config", "remote"},
     {"engine", "training", "metrics"},
     {"data", "diffusion", "sparse"},
     {"classify", "privacy", "checks"},
@@ -29,7 +29,7 @@ LAYERS = (  # a module imports only from strictly lower layers, or from its own 
     {"testing"},
 )
 RANK = {module: i for i, layer in enumerate(LAYERS) for module in layer}
-WITHIN = {"rng": {"types"}}
+WITHIN = {"rng": {"types"}, "files": {"folders"}}
 """What of its own layer a module may import."""
 
 

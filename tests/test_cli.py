@@ -352,10 +352,10 @@ def test_validate_with_a_config_leaves_no_image_to_decode(tmp_path: Path, monkey
     assert (refused.exit_code, "has no artifacts_dir" in refused.stderr) == (2, True)
     assert CliRunner().invoke(app, [*command, str(tmp_path / "shared.yaml")]).exit_code == 0
 
-    def never(path: Path) -> Any:
+    def never(raw: bytes, path: Path) -> Any:
         raise AssertionError(f"{path} was decoded again")
 
-    monkeypatch.setattr(pixels, "read_levels", never)
+    monkeypatch.setattr(pixels, "levels_in", never)
     manifest = Manifest.read(tmp_path / "manifest.parquet")
     cache = pixels.PixelCache(Store(tmp_path / "shared"), 1)
     for size in (32, 48):

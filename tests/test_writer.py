@@ -280,6 +280,7 @@ def provenance(uids: pd.Index) -> pd.DataFrame:
             "Mass": [1.0, np.nan, 0.25], "synthetic": True, "run": RUN, "method": "fusion", "finding": "Mass",
             "seed": [2**63 - 1, 2**53 + 1, 0], "weight": 0.3, "split": "train", "fold": 1, "tail_parent": "a, b",
             "parents": [["Viral Pneumonia-1", 'a, "b"'], [], ["é"]], "label_source": None,
+            "path": [f"images/{uid}.png" for uid in uids],
         },
         index=uids,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from medlt.files import digest, write_table
 from medlt.metrics.auroc_power import smallest_visible_gains
 from medlt.metrics.groups import group
 from medlt.names import did_you_mean
+from medlt.remote import AnyFile
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -215,11 +216,8 @@ class Collection:
 
         return dataset(self.manifest.split(split), size)
 
-    def paths(self, finding: str | None = None, split: str = "train") -> tuple[Path, ...]:
-        """Return the image files of one split: those of the positives of a finding, or all.
-
-        Raises InputError for a finding that the collection does not have.
-        """
+    def paths(self, finding: str | None = None, split: str = "train") -> tuple[AnyFile, ...]:
+        """Return the files of one split: of the positives of a finding, or all. Raises InputError if it is unknown."""
         part = self.manifest.split(split)
         if finding is not None and finding not in self.findings:
             close = did_you_mean(finding, self.findings) or ";"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -61,7 +62,7 @@ def convert(
     The same call resumes an interrupted conversion, and `source` is only read. It does what `medlt convert` does.
 
     Args:
-        source: a folder, a file or a zip.
+        source: a folder, a file, a zip, or a URL such as s3://bucket/archive.
         out: the folder to make.
         size: short side of the images, pixels; default: unchanged.
         deidentify: a profile of PS3.15, such as "basic" or "basic,retain-dates-modified"; what may leave is in
@@ -85,7 +86,7 @@ def convert(
     place = Path(out).expanduser()
     chosen = _settings({"size": size, **settings}, deidentify, key)
     with displayed(progress) as callback:
-        counts = work(Path(source).expanduser(), place, chosen, workers=workers, progress=callback)
+        counts = work(os.path.expanduser(source), place, chosen, workers=workers, progress=callback)
     return Conversion(Places(place, deidentify is not None).release, place, counts)
 
 

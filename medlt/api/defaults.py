@@ -19,6 +19,8 @@ import yaml
 
 from medlt.api.collection import Collection
 from medlt.config import Targets, TrainedCodec, UNetConfig, catalogue
+from medlt.remote import AnyFile, RemoteFile
+from medlt.types import InputError
 
 STEP = 32
 """Image sizes are multiples of it, so that every codec and denoiser of the defaults divides them."""
@@ -183,10 +185,12 @@ def image_size(collection: Collection, largest: int) -> int:
     return max(SMALLEST, min(largest, side // STEP * STEP))
 
 
-def _side(file: Path) -> int:
+def _side(file: AnyFile) -> int:
     """Return the longer side of an image from its header, px; 0 where that cannot be read."""
     from PIL import Image
 
+    if isinstance(file, RemoteFile):
+        return _remote_side(file)
     try:
         with Image.open(file) as image:
             return int(max(image.size))
@@ -198,4 +202,14 @@ def _side(file: Path) -> int:
         header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
         return max(int(header.Rows), int(header.Columns))
     except Exception:  # any damage: the run itself names unreadable files
+        return 0
+
+
+def _remote_side(file: RemoteFile) -> int:
+    """Return the longer side of an image at a URL, which is read whole; 0 where it cannot be read."""
+    from medlt.data.images import image_shape
+
+    try:
+        return max(image_shape(file))
+    except InputError:  # the run itself names unreadable files
         return 0

@@ -40,7 +40,7 @@ class SyntheticImages:
     @property
     def paths(self) -> tuple[Path, ...]:
         """The PNG files, 8-bit grey, size x size px."""
-        return tuple(self.manifest.file(str(uid)) for uid in self.rows.index)
+        return tuple(self.manifest.local_file(str(uid)) for uid in self.rows.index)
 
     def labels(self) -> pd.DataFrame:
         """Return the label vectors, one column a finding: 1, 0, NaN for unknown, or a soft label between 0 and 1."""
@@ -205,9 +205,10 @@ class Run:
     def export(self, format: str, out: str | Path | None = None, **options: Any) -> Path:
         """Write the run to the new folder `out` in another tool's format, and return the folder.
 
-        format: imagefolder, monai, cxr-lt, longtailcxr, torchxrayvision or webdataset for the images; monai-bundle or
-        diffusers for the generator. out: by default RUN-FORMAT, beside the run folder. options: real=True writes the
-        real images too, where a format takes images; labels="soft" writes soft labels, where a format has the choice.
+        format: imagefolder, monai, cxr-lt, longtailcxr, torchxrayvision, parquet or webdataset for the images;
+        monai-bundle or diffusers for the generator. out: by default RUN-FORMAT, beside the run folder. options:
+        real=True writes the real images too, where a format takes images; labels="soft" writes soft labels, where a
+        format has the choice; shard_size=1000 is the number of images in a shard of parquet or webdataset.
         Raises InputError for an unknown format, a folder that is not empty, and a run that has nothing to write.
         """
         from medlt.export import export
@@ -215,6 +216,16 @@ class Run:
         folder = Path(self.folder).absolute()
         place = folder.with_name(f"{folder.name}-{format}") if out is None else Path(out).expanduser()
         return export(self.folder, format, place, **options)
+
+    def upload(self, format: str, url: str, **options: Any) -> dict[str, Any]:
+        """Write the run as `export` does, but below a URL such as s3://bucket/run, and return the record of its files.
+
+        The record, upload.json, is written last: an upload without it is incomplete, and the same call resumes it.
+        Raises InputError as `export`, for a URL that holds anything else, and for a server that cannot be used.
+        """
+        from medlt.export import export_to_url
+
+        return export_to_url(self.folder, format, url, **options)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"

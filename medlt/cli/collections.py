@@ -31,6 +31,9 @@ def layouts(incomplete: str) -> list[str]:
     return [name for name in LAYOUTS if name.startswith(incomplete)]
 
 
+PartRows = Annotated[
+    int | None, number("Write OUT.parquet as a folder of parts of N rows each; readers take it for one table.", min=1)
+]
 Layout = Annotated[str, typer.Argument(metavar="LAYOUT", help=f"One of {', '.join(LAYOUTS)}.", autocompletion=layouts)]
 
 
@@ -59,6 +62,7 @@ def manifest(
     boxes: Annotated[Path | None, path("Table of boxes: BBox_List_2017.csv, or your own.")] = None,
     reports: Annotated[Path | None, path("Table of reports: the side of each finding is read, no text kept.")] = None,
     option: Annotated[list[str] | None, pairs("An option of a plug-in's layout.")] = None,
+    part_rows: PartRows = None,
     as_json: Json = False,
     volume: Volume = None,
     **given: object,
@@ -69,14 +73,14 @@ def manifest(
     """
     with edge(as_json, volume) as terminal:
         read = _read(layout, src, given | _pairs(option), boxes, reports)
-        _write(read, out, terminal)
+        _write(read, out, part_rows, terminal)
     if read.failures:
         raise typer.Exit(1)
 
 
-def _write(read: LayoutResult, out: Path, terminal: Terminal) -> None:
+def _write(read: LayoutResult, out: Path, part_rows: int | None, terminal: Terminal) -> None:
     """Write the manifest and the list of orphans, and show them."""
-    orphans = read.write(out)
+    orphans = read.write(out, part_rows)
     terminal.show({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
     terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
     terminal.mention(f"next: medlt validate {shlex.quote(str(out))}")
@@ -112,6 +116,7 @@ def join(
     ] = False,
     resplit: Annotated[bool, typer.Option("--resplit", help="Split patients again, 70/10/20 of each finding.")] = False,
     seed: Annotated[int, number("Seed of the new split.", min=0)] = 0,
+    part_rows: PartRows = None,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -132,14 +137,14 @@ def join(
         from medlt.data.layouts.options import parse
 
         given = {name: value for name, value in options.items() if value is not None}
-        _write(join_manifests(manifests, parse(JoinOptions, "join", given)), out, terminal)
+        _write(join_manifests(manifests, parse(JoinOptions, "join", given)), out, part_rows, terminal)
 
 
 Source = Annotated[
     str,
     typer.Argument(
         metavar="SRC",
-        help="A folder of DICOM, PNG, JPEG or NIfTI files, a zip, or one file; only read. Or a DICOMweb URL.",
+        help="A folder of DICOM, PNG, JPEG or NIfTI files, a zip, or one file; only read. Or a DICOMweb URL, or s3://...",
     ),
 ]
 Converted = Annotated[
@@ -152,6 +157,7 @@ Converted = Annotated[
         "medlt convert archive converted --size 512",
         "medlt convert archive converted --deidentify basic --key secret.key",
         "medlt convert https://pacs.example/dicom-web converted --query Modality=DX",
+        "medlt convert s3://bucket/archive converted",
         "medlt convert archive converted --include ViewPosition=PA,AP --tags KVP",
     )
 )
@@ -217,7 +223,7 @@ def _convert(
     elif any(online.values()):
         raise InputError(f"{src}: --query, --auth-file and --ca need the URL of a DICOMweb server, https://...")
     else:
-        counts = work(Path(src), out, settings, workers=workers, engine=engine, progress=terminal)
+        counts = work(src, out, settings, workers=workers, engine=engine, progress=terminal)
     terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
     if settings.preview and not settings.dry_run:
         terminal.mention(f"thumbnails: {out / 'preview.html'}")
@@ -262,7 +268,9 @@ def _exit_on_failures(counts: dict[str, int], places: Places | None) -> None:
 
 @app.command(epilog=example("medlt validate manifest.parquet", "medlt validate manifest.parquet --config run.yaml"))
 def validate(
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.parquet.")],
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="A manifest.parquet, a file or a folder of parts.")
+    ],
     config: Annotated[str | None, path("Config whose image cache this pass also fills.")] = None,
     workers: Annotated[int, number("Number of threads that read images; 0 is one per core.", min=0)] = 0,
     as_json: Json = False,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example
 from medlt.types import InputError
+
+if TYPE_CHECKING:
+    from medlt.cli.terminal import Terminal
 
 EmbeddingSteps = Annotated[int, typer.Option(min=1, help="Training steps of the embedding that compares images.")]
 Planted = Annotated[
@@ -124,16 +127,20 @@ def _formats(incomplete: str) -> list[str]:
     epilog=example(
         "medlt export demo images --format imagefolder",
         "medlt export demo bundle --format monai-bundle",
+        "medlt export demo s3://bucket/demo --format webdataset",
     )
 )
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; nothing is overwritten.")],
+    out: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="Folder to make, or a URL such as s3://bucket/run; nothing is overwritten."),
+    ],
     kind: Annotated[
         str,
         typer.Option(
             "--format",
-            help="Images: imagefolder, monai, cxr-lt, longtailcxr, torchxrayvision or webdataset; "
+            help="Images: imagefolder, monai, cxr-lt, longtailcxr, torchxrayvision, parquet or webdataset; "
             "generator: monai-bundle or diffusers.",
             autocompletion=_formats,
         ),
@@ -144,18 +151,34 @@ def export(
     labels: Annotated[
         str | None, typer.Option(metavar="TEXT", help="longtailcxr: hard (default), one finding an image, or soft.")
     ] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="parquet and webdataset: images in a shard; default: 1000.")
+    ] = None,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
-    """Write a run's images or its generator in another tool's format.
+    """Write a run's images or its generator in another tool's format, to a folder or to an object store.
 
-    OUT/provenance.json says that they are synthetic, by which run, and its privacy claim.
+    OUT/provenance.json says that they are synthetic, by which run, and its privacy claim. An interrupted upload is
+    resumed by the same command.
     """
     with edge(as_json, volume) as terminal:
-        from medlt.export import export as write
+        summary = _export(run, kind, out, (real, labels, shard_size), terminal)
+        terminal.show_lines(summary, [f"{kind}: {summary['out']}"])
 
-        written = write(run, kind, out, real, labels)
-        terminal.show_lines({"out": str(written), "format": kind}, [f"{kind}: {written}"])
+
+def _export(
+    run: Path, kind: str, out: str, options: tuple[bool, str | None, int | None], terminal: Terminal
+) -> dict[str, Any]:
+    """Export to a folder or a URL, and return what --json shows."""
+    from medlt.export import export as write
+    from medlt.export import export_to_url
+    from medlt.remote import is_url, public
+
+    if not is_url(out):
+        return {"out": str(write(run, kind, Path(out), *options)), "format": kind}
+    record = export_to_url(run, kind, out, *options, terminal)
+    return {"out": public(out), "format": kind, "files": record["count"], "digest": record["digest"]}
 
 
 @app.command(epilog=example("medlt doctor", "medlt doctor --json > doctor.json"))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from medlt.data.manifest import Manifest
 from medlt.data.reader import LoadRadiographd
 from medlt.data.squares import square
 from medlt.data.validate import scan
+from medlt.remote import AnyFile, RemoteFile
 from medlt.rng import torch_generator
 from medlt.training.batches import ThreadLoader
 from medlt.types import InputError
@@ -110,7 +110,7 @@ def dataset(manifest: Manifest, size: int, cache_rate: float = 0.0) -> Radiograp
     CacheDataset decodes now and keeps in memory. `medlt.data.pixels.PixelCache.dataset` keeps them on disk instead, for
     all runs. Raises InputError if a file is missing, or if one to be kept is damaged.
     """
-    items = [_item(uid, str(manifest.file(uid))) for uid in manifest.rows.index]
+    items = [_item(uid, manifest.file(uid)) for uid in manifest.rows.index]
     if not cache_rate:
         return Radiographs(manifest, Dataset(items, transforms(size)))
     with _input_errors():
@@ -145,11 +145,13 @@ def images(
     return stacked
 
 
-def _item(uid: str, path: str) -> dict[str, Any]:
-    """Return the input of the transform. Raises InputError if the file is missing."""
+def _item(uid: str, file: AnyFile) -> dict[str, Any]:
+    """Return the input of the transform. Raises InputError if the file is missing; a URL is checked when it is read."""
+    if isinstance(file, RemoteFile):
+        return {"uid": uid, "image": file}
     try:
-        os.stat(path)
+        file.stat()
     except OSError as error:
-        place = os.path.abspath(path)
+        place = file.absolute()
         raise InputError(f"{place}: {error.strerror} (uid {uid}); check the manifest's root and path") from None
-    return {"uid": uid, "image": path}
+    return {"uid": uid, "image": str(file)}

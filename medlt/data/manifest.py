@@ -1,16 +1,16 @@
 """The table of a collection: one row per image, indexed by uid, validated on construction.
 
-Columns: `path`, `patient_id`, `split` (train, val or test), `view`, and one float column per finding: 1 present,
-0 absent, NaN unknown. `content` is the digest of the file's bytes (`medlt.files.digest_file`), or blank. Rows whose
-`synthetic` is True may hold soft labels in [0,1], and `weight`, `parents` (a list of uids) and `method`.
-`mask_FINDING` and `box_FINDING` say where a finding is, see `medlt.data.regions`; `mask_content` is the digest of the
-row's mask files, or blank.
+Columns: `path` (or a URL, see `medlt.remote`), `patient_id`, `split` (train, val or test), `view`, and one float column
+per finding: 1 present, 0 absent, NaN unknown. `content` is the digest of the file's bytes (`medlt.files.digest_file`),
+or blank. Rows whose `synthetic` is True may hold soft labels in [0,1], and `weight`, `parents` (a list of uids) and
+`method`. `mask_FINDING` and `box_FINDING` say where a finding is, see `medlt.data.regions`; `mask_content` is the
+digest of the row's mask files, or blank.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,10 @@ from medlt.data.columns import (
     uids_in,
     with_nullable_integers,
 )
-from medlt.files import digest, digest_file, read_table, write_table
+from medlt.data.mask_files import digest_mask_files
+from medlt.files import digest, read_table, write_table, write_table_parts
 from medlt.names import did_you_mean, no_finding
+from medlt.remote import AnyFile, are_files, as_file, digest_of, is_url
 from medlt.types import InputError
 
 __all__ = ["REQUIRED", "RESERVED", "SPLITS", "Manifest", "uids_in"]
@@ -65,9 +67,12 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Read a manifest.parquet; relative paths in it start from its folder. Raises InputError if it is invalid."""
+        """Read a manifest.parquet, a file or a folder of parts; relative paths in it start from the folder it is in.
+
+        Raises InputError if it is invalid.
+        """
         path = Path(path)
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"{path.absolute()}: no such manifest; check the path, or make one with `medlt manifest`")
         try:
             rows = read_table(path)
@@ -83,13 +88,16 @@ class Manifest:
             raise InputError(f"{path}: the manifest has no row; check the table it was made from")
         return manifest
 
-    def write(self, path: Path) -> None:
-        """Write as parquet, atomically. Paths inside the file's folder become relative to it."""
+    def write(self, path: Path, part_rows: int | None = None) -> None:
+        """Write as parquet, atomically. Paths inside the file's folder become relative to it.
+
+        With `part_rows`, `path` is a folder of parts of this many rows (`medlt.files.write_table_parts`).
+        """
         path = Path(path)
         folder = str(path.parent.absolute())
         rows = self._moved(lambda path: _portable(self._absolute(path), folder))
         rows.attrs = {"findings": list(self.findings)}
-        write_table(path, rows)
+        write_table(path, rows) if part_rows is None else write_table_parts(path, rows, part_rows)
 
     def split(self, name: str) -> Manifest:
         """Return the rows of one split. Raises InputError on an unknown name."""
@@ -102,9 +110,15 @@ class Manifest:
         chosen = mask.loc[self.rows.index].astype(bool)
         return Manifest(self.rows[chosen], self.findings, self.root)
 
-    def file(self, uid: str) -> Path:
-        """Return the path of the image of `uid`."""
-        return Path(self.root) / str(self.rows.at[uid, "path"])
+    def file(self, uid: str) -> AnyFile:
+        """Return the file of the image of `uid`: a path, or a file at a URL."""
+        return as_file(self._absolute(str(self.rows.at[uid, "path"])))
+
+    def local_file(self, uid: str) -> Path:
+        """Return the path of the image of `uid` on this machine. Raises InputError for one at a URL."""
+        if isinstance(file := self.file(uid), Path):
+            return file
+        raise InputError(f"{file}: is at a URL (uid {uid}), and this needs a file; copy it to this machine")
 
     def labels(self, uids: Sequence[str] | None = None) -> np.ndarray:
         """Return labels, float32 [N,K], NaN unknown, in the order of `uids` (default: of the rows)."""
@@ -145,7 +159,10 @@ class Manifest:
             raise InputError(f"{file.absolute()}: {what}; check the column {MASK}{finding}, or leave it blank")
 
     def _check_images(self) -> None:
-        missing = [(uid, p) for uid, p in self.rows["path"].items() if not os.path.isfile(self._absolute(p))]
+        there = are_files([self._absolute(path) for path in self.rows["path"]])
+        missing = [
+            (uid, path) for (uid, path), known in zip(self.rows["path"].items(), there, strict=True) if not known
+        ]
         if not missing:
             return
         root = Path(self.root).absolute()
@@ -153,7 +170,8 @@ class Manifest:
             state = "is empty" if root.is_dir() else "does not exist"
             raise InputError(f"{root}: the image folder {state}; set the data's root to the folder of the images")
         uid, path = missing[0]
-        raise InputError(f"{self._absolute(path)}: no such file (uid {uid}){more(missing)}; check root and path")
+        place = as_file(self._absolute(path))
+        raise InputError(f"{place}: no such file (uid {uid}){more(missing)}; check root and path")
 
     def contents(self) -> dict[str, str]:
         """Return uid -> digest of the file's bytes: the column `content`, or `medlt.files.digest_file` if blank.
@@ -166,12 +184,12 @@ class Manifest:
             read = dict(zip(lacking, pool.map(self._hashed, lacking), strict=True))
         return {uid: read[uid] if uid in read else str(value) for uid, value in known.items()}
 
-    def masks(self) -> dict[str, dict[str, Path]]:
+    def masks(self) -> dict[str, dict[str, AnyFile]]:
         """Return uid -> finding -> mask file, for the rows that have one."""
-        files: dict[str, dict[str, Path]] = {}
+        files: dict[str, dict[str, AnyFile]] = {}
         for finding, name in region_columns(self.rows, self.findings, MASK).items():
             for uid, path in self.rows[name].dropna().items():
-                files.setdefault(str(uid), {})[finding] = Path(self._absolute(path))
+                files.setdefault(str(uid), {})[finding] = as_file(self._absolute(path))
         return files
 
     def mask_contents(self) -> dict[str, str]:
@@ -183,7 +201,7 @@ class Manifest:
         known = self.rows["mask_content"].dropna() if "mask_content" in self.rows else pd.Series(dtype=object)
         lacking = [uid for uid in masks if uid not in known.index]
         with ThreadPoolExecutor(READERS) as pool:
-            read = dict(zip(lacking, pool.map(lambda uid: _masks_of(uid, masks[uid]), lacking), strict=True))
+            read = dict(zip(lacking, pool.map(lambda uid: digest_mask_files(uid, masks[uid]), lacking), strict=True))
         return {uid: read[uid] if uid in read else str(known[uid]) for uid in masks}
 
     def with_mask_contents(self) -> Manifest:
@@ -214,10 +232,10 @@ class Manifest:
 
     def _hashed(self, uid: str) -> str:
         try:
-            return digest_file(self.file(uid))
+            return digest_of(self.file(uid))
         except OSError as error:
-            place = self.file(uid).absolute()
-            raise InputError(f"{place}: {error.strerror} (uid {uid}); check root and path") from None
+            place, reason = self.file(uid).absolute(), error.strerror or "no such object"
+            raise InputError(f"{place}: {reason} (uid {uid}); check root and path") from None
 
     def digest(self) -> str:
         """Return 16 hex digits over uid, patient, split, bytes of image and masks, boxes, weight and labels.
@@ -272,20 +290,7 @@ class Manifest:
         return tuple(known) if any(known) else ()
 
     def _absolute(self, path: str) -> str:
-        return os.path.join(os.path.abspath(self.root), path)
-
-
-def digest_masks(contents: Mapping[str, str]) -> str:
-    """Return the digest of the masks of one row, from finding -> digest of the file."""
-    return digest("masks", dict(contents))
-
-
-def _masks_of(uid: str, masks: Mapping[str, Path]) -> str:
-    try:
-        return digest_masks({finding: digest_file(file) for finding, file in masks.items()})
-    except OSError as error:
-        place = Path(error.filename).absolute()
-        raise InputError(f"{place}: {error.strerror} (mask of uid {uid}); check the columns {MASK}...") from None
+        return path if is_url(path) else os.path.join(os.path.abspath(self.root), path)
 
 
 def _portable(path: str, folder: str) -> str:

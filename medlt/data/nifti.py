@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from medlt.data.dicom.bombs import LIMIT_INFLATED_BYTES
 from medlt.data.dicom.guard import Unreadable
+from medlt.remote import AnyFile
 
 _MAGICS = {344: (b"n+1\0", b"ni1\0"), 4: (b"n+2\0", b"ni2\0")}
 
@@ -24,7 +24,7 @@ def is_nifti(head: bytes) -> bool:
     return any(head[at : at + 4] in magics for at, magics in _MAGICS.items())
 
 
-def slice_of(raw: bytes, path: Path, index: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+def slice_of(raw: bytes, path: AnyFile, index: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the values, float64 [H,W], of slice `index` (default: the middle one), and notes.
 
     scl_slope and scl_inter are applied. The volume is rotated to the closest canonical axes (right, anterior,
@@ -45,7 +45,7 @@ def slice_of(raw: bytes, path: Path, index: int | None = None) -> tuple[np.ndarr
     return np.ascontiguousarray(upright), () if count == 1 else (f"slice {at + 1} of {count}",)
 
 
-def _volume(raw: bytes, path: Path) -> np.ndarray:
+def _volume(raw: bytes, path: AnyFile) -> np.ndarray:
     """Return float64 [x,y,z] in the closest canonical orientation, or unchanged if the file has none."""
     import nibabel
 
@@ -65,7 +65,7 @@ def _volume(raw: bytes, path: Path) -> np.ndarray:
         raise Unreadable("corrupt", f"{path}: damaged NIfTI ({reason}); restore the file from its source") from None
 
 
-def _three(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
+def _three(shape: tuple[int, ...], path: AnyFile) -> tuple[int, ...]:
     """Return the shape as three axes. Raises Unreadable on time points, an empty axis, or a size above the limit."""
     if len(shape) < 2 or max(shape[3:], default=1) > 1 or min(shape) < 1:
         raise Unreadable("not_an_image", f"{path}: a NIfTI of shape {shape}; only films and volumes are read")
@@ -74,7 +74,7 @@ def _three(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
     return (*shape, 1)[:3]
 
 
-def _inflated(raw: bytes, path: Path) -> bytes:
+def _inflated(raw: bytes, path: AnyFile) -> bytes:
     """Return the bytes inside gzip, inflated up to the limit."""
     if not raw.startswith(b"\x1f\x8b"):
         return raw

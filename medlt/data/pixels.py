@@ -13,7 +13,6 @@ file is not read again.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import warnings
@@ -28,12 +27,14 @@ from torch import Tensor
 
 from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.duplicates import ImageHash, image_hash
-from medlt.data.images import read_levels
+from medlt.data.file_states import State, remember_contents, remembered_contents, state_of, states_of
+from medlt.data.images import levels_in
 from medlt.data.loaders import Radiographs
 from medlt.data.manifest import Manifest
 from medlt.data.squares import Place, SquareItems, eight_bit, stored_rows
 from medlt.data.validate import ImagesRead
-from medlt.files import digest, digest_bytes, locked, write_json, write_table
+from medlt.files import digest, digest_bytes, locked, write_json
+from medlt.remote import as_file, is_url, location
 from medlt.rows import StoredRows
 from medlt.store import Store
 from medlt.training.runtime import silent
@@ -41,13 +42,8 @@ from medlt.types import InputError, Progress
 
 FORMAT = 2  # raise it when the results of `eight_bit`, `read_levels` or `image_hash` change
 SHARD, SHARD_BYTES = 512, 2**26
-RACY_NS = 2 * 10**9
-"""A file that changed this shortly before the read is read again: its times may not show the next change."""
-
 FAILURES = ["uid", "code", "reason"]
-STATE = ["path", "size", "mtime_ns", "ctime_ns", "inode"]
 FILE = "\0"  # stands for the file in the reason of a failure
-State = tuple[str, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -82,13 +78,14 @@ class PixelCache:
         sizes; a second process that prepares the same files waits for the first. Reasons contain uids, not paths.
         Raises InputError if the cache cannot be written.
         """
-        paths = {uid: os.path.abspath(manifest.file(uid)) for uid in manifest.rows.index}
+        paths = {uid: location(manifest.file(uid)) for uid in manifest.rows.index}
         table = self.store.root / "pixels" / f"{digest(sorted(paths.values()))}.parquet"
         with locked(table.with_suffix(".lock"), "the same images"):
             began = time.time_ns()
-            remembered = _remembered(table)
+            remembered = remembered_contents(table)
             read = self._read_all(paths, tuple(dict.fromkeys(sizes)), remembered, progress)
-            _remember(table, read.values(), began, remembered)
+            contents = {one.state: one.content for one in read.values() if one.state and one.failure is None}
+            remember_contents(table, contents, began, remembered)
         failures = [(uid, *one.failure) for uid, one in read.items() if one.failure]
         rows = manifest.rows[[read[uid].failure is None for uid in manifest.rows.index]]
         rows = rows.assign(content=pd.Series({uid: read[uid].content for uid in rows.index}, rows.index, dtype="str"))
@@ -177,8 +174,8 @@ class PixelCache:
     ) -> dict[str, _Read]:
         """Read all files; unchanged files whose squares are cached are not opened."""
         read: dict[str, _Read] = {}
-        for uid, path in paths.items():
-            if (state := _state(path)) is not None and (content := remembered.get(state)):
+        for uid, state in zip(paths, states_of(paths.values()), strict=True):
+            if state is not None and (content := remembered.get(state)):
                 read[uid] = _Read(content, state=state)
         cached = {one.content for one in read.values()}
         for size in sizes:
@@ -235,21 +232,22 @@ def read_into(cache: PixelCache, manifest: Manifest, sizes: Sequence[int], progr
 
 def _read(path: str, lacking: Callable[[str], list[int]]) -> _Read:
     """Read one file: digest, and squares of the missing sizes. An unreadable file becomes a failure, not an error."""
-    content, state = "", _state(path)
+    content, state, shown = "", state_of(path), str(as_file(path))
     try:
-        content = digest_bytes(read_bytes(Path(path)))
+        raw = read_bytes(path)
+        content = digest_bytes(raw)
         sizes = lacking(content)
         if not sizes:
             return _Read(content, None, state)
-        levels = read_levels(Path(path))
+        levels = levels_in(raw, as_file(path))
         squares = {size: eight_bit(levels, size) for size in sizes}
-        if _state(path) == state:
+        if is_url(path) or state_of(path) == state:
             return _Read(content, None, state, squares, image_hash(levels))
         failure = ("changed", f"{FILE}: the file changed during the read; run again when it is complete")
     except InputError as error:
-        failure = (error.code if isinstance(error, Unreadable) else "bad_input", str(error).replace(path, FILE))
+        failure = (error.code if isinstance(error, Unreadable) else "bad_input", str(error).replace(shown, FILE))
     except Exception as error:  # any decoder error concerns this file only
-        reason = (str(error).replace(path, FILE) or type(error).__name__).splitlines()[0]
+        reason = (str(error).replace(shown, FILE) or type(error).__name__).splitlines()[0]
         failure = ("corrupt", f"{FILE}: damaged image ({reason}); restore the file from its source")
     return _Read(content, failure)
 
@@ -263,31 +261,3 @@ def _in_threads(read: Callable[[str], _Read], paths: Sequence[str], workers: int
             return list(pool.map(read, paths))
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _state(path: str) -> State | None:
-    """Return path, size, times and inode, which show whether a file changed; None if there is no file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-def _remembered(table: Path) -> dict[State, str]:
-    """Return the digests of files by state; empty if the table is missing or damaged: files are then read again."""
-    try:
-        rows = pd.read_parquet(table, columns=[*STATE, "content"])
-    except (OSError, ValueError, KeyError):
-        return {}
-    return {tuple(state): str(content) for *state, content in rows.itertuples(index=False, name=None)}
-
-
-def _remember(table: Path, read: Iterable[_Read], began: int, before: Mapping[State, str]) -> None:
-    """Save the digests of files that had not changed shortly before the pass began."""
-    known = {one.state: one.content for one in read if one.state and one.failure is None}
-    kept = {state: content for state, content in known.items() if max(state[2:4]) < began - RACY_NS}
-    if kept == before:
-        return
-    rows = [(*state, content) for state, content in kept.items()]
-    write_table(table, pd.DataFrame(rows, columns=[*STATE, "content"]))

@@ -13,8 +13,10 @@ from monai.transforms import EnsureChannelFirst, MapTransform
 from monai.utils import ensure_tuple
 from monai.utils.enums import MetaKeys, SpaceKeys
 
-from medlt.data.dicom import read_dicom
-from medlt.data.images import read_image, sniff
+from medlt.data.dicom.guard import read_bytes
+from medlt.data.dicom.read import radiograph_in
+from medlt.data.images import as_unit, kind_of, levels_in
+from medlt.remote import AnyFile, as_file
 from medlt.types import InputError
 
 Loaded: TypeAlias = tuple[np.ndarray, tuple[float, float] | None]
@@ -37,14 +39,15 @@ class RadiographReader(ImageReader):  # type: ignore[misc]
         """Return True: radiographs come under any name, also without a suffix."""
         return True
 
-    def read(self, data: Sequence[str | Path] | str | Path, **kwargs: Any) -> Loaded:
+    def read(self, data: Sequence[str | AnyFile] | str | AnyFile, **kwargs: Any) -> Loaded:
         """Return pixels and spacing of one file. Raises Unreadable (an InputError); InputError for several files."""
-        paths = [Path(one) for one in ensure_tuple(data)]
+        paths = [as_file(one) for one in ensure_tuple(data)]
         if len(paths) != 1:
             raise InputError(f"a radiograph is one file, not {len(paths)}; give one path for each image")
-        if sniff(paths[0]) != "dicom":
-            return read_image(paths[0]), None
-        radiograph = read_dicom(paths[0])
+        raw = read_bytes(paths[0])
+        if kind_of(raw[:2048]) != "dicom":
+            return as_unit(levels_in(raw, paths[0])), None
+        radiograph = radiograph_in(raw, paths[0])
         return radiograph.pixels, radiograph.spacing
 
     def get_data(self, img: Loaded) -> tuple[np.ndarray, dict[str, Any]]:
@@ -76,6 +79,6 @@ class LoadRadiographd(MapTransform):  # type: ignore[misc]
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         return {**data, **{key: self._image(data[key]) for key in self.keys}}
 
-    def _image(self, path: str | Path) -> MetaTensor:
+    def _image(self, path: str | AnyFile) -> MetaTensor:
         pixels, metadata = self.reader.get_data(self.reader.read(path))
         return EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(pixels, metadata))

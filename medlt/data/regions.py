@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,8 +24,10 @@ from torch import Tensor
 from medlt.data.columns import BOX, MASK, region_columns
 from medlt.data.dicom.guard import read_bytes
 from medlt.data.images import image_shape, kind_of, read_picture
-from medlt.data.manifest import READERS, Manifest, digest_masks
-from medlt.files import digest, digest_bytes, digest_file
+from medlt.data.manifest import READERS, Manifest
+from medlt.data.mask_files import digest_masks
+from medlt.files import digest, digest_bytes
+from medlt.remote import AnyFile, digest_of
 from medlt.types import InputError
 
 HALF = 0.5
@@ -37,8 +38,8 @@ HALF = 0.5
 class MaskFile:
     """A mask: its file, the image that it belongs to, and the digest of the mask's bytes."""
 
-    path: Path
-    image: Path
+    path: AnyFile
+    image: AnyFile
     content: str
 
 
@@ -190,15 +191,15 @@ def box_cover(corners: np.ndarray) -> Cover:
 
 
 def _mask_files(
-    manifest: Manifest, recorded: Mapping[str, object], uid: str, masks: Mapping[str, Path]
+    manifest: Manifest, recorded: Mapping[str, object], uid: str, masks: Mapping[str, AnyFile]
 ) -> dict[str, MaskFile]:
     """Return finding -> mask of one row. Raises InputError if they are not those that were recorded."""
     image, files = manifest.file(uid), dict[str, MaskFile]()
     for finding, path in masks.items():
         try:
-            files[finding] = MaskFile(path, image, digest_file(path))
+            files[finding] = MaskFile(path, image, digest_of(path))
         except OSError as error:
-            problem = f"{error.strerror} (mask of {finding}, uid {uid})"
+            problem = f"{error.strerror or 'no such object'} (mask of {finding}, uid {uid})"
             raise InputError(f"{path.absolute()}: {problem}; check the column {MASK}{finding}") from None
     before, now = recorded.get(uid), digest_masks({finding: one.content for finding, one in files.items()})
     if isinstance(before, str) and before != now:

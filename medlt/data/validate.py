@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from medlt.data.regions import Regions
 from medlt.data.views import laterals
 from medlt.metrics.auroc_power import smallest_visible_gains
 from medlt.metrics.confounding import associations
+from medlt.remote import AnyFile
 from medlt.types import InputError, Progress
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def read_all(manifest: Manifest, workers: int = 1, progress: Progress | None = N
     return ImagesRead(pd.DataFrame(failures, columns=["uid", "code", "reason"]), hashes)
 
 
-def _read(path: Path) -> ImageHash | tuple[str, str]:
+def _read(path: AnyFile) -> ImageHash | tuple[str, str]:
     """Return the hash of an image, or the code and the reason why it cannot be read."""
     try:
         return image_hash(read_levels(path))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from medlt.export.upload import upload
 from medlt.files import whole_folder
 from medlt.names import did_you_mean
 from medlt.plugins import resolve
-from medlt.types import InputError
+from medlt.remote import connected
+from medlt.types import InputError, Progress
 
 IMAGES = {
     "imagefolder": "medlt.export.imagefolder:export_imagefolder",
     "monai": "medlt.export.datalist:export_datalist",
     "cxr-lt": "medlt.export.lists:export_cxr_lt",
     "longtailcxr": "medlt.export.lists:export_longtailcxr",
+    "parquet": "medlt.export.parquet:export_parquet",
     "torchxrayvision": "medlt.export.torchxrayvision:export_torchxrayvision",
     "webdataset": "medlt.export.webdataset:export_webdataset",
 }
@@ -27,29 +33,62 @@ GENERATORS = {
 FORMATS = (*IMAGES, *GENERATORS)
 LABELS = ("longtailcxr", "torchxrayvision")
 """Formats with a choice of hard or soft labels."""
+SHARDED = ("parquet", "webdataset")
+"""Formats whose images are in shards."""
 
 
-def export(run: Path, kind: str, out: Path, real: bool = False, labels: str | None = None) -> Path:
+def export(
+    run: Path, kind: str, out: Path, real: bool = False, labels: str | None = None, shard_size: int | None = None
+) -> Path:
     """Write a run to the new folder `out` in one of FORMATS, and return `out`. It is whole, or not there.
 
     real: also write the real images, which are of patients; for the formats of images alone. labels: hard or soft, for
-    the formats of LABELS; the others write soft labels as they are.
-    Raises InputError for an unknown format, a run that has nothing to write, and a folder that is not empty.
+    the formats of LABELS; the others write soft labels as they are. shard_size: images in a shard, for the formats of
+    SHARDED. Raises InputError for an unknown format, a run that has nothing to write, and a folder that is not empty.
     """
-    run, out = Path(run).expanduser().absolute(), Path(out).expanduser()
-    writer = _writer(kind)
+    writer, out = _writer(run, kind, real, labels, shard_size), Path(out).expanduser()
+    with whole_folder(out) as fresh:
+        writer(fresh)
+    return out
+
+
+def export_to_url(
+    run: Path, kind: str, url: str, real: bool = False, labels: str | None = None, shard_size: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Do as `export` below a URL, and return the record of the upload, which is written last (`medlt.export.upload`).
+
+    The files are first made in a temporary folder. Raises InputError as `export`, and if the server cannot be used,
+    after which the same call resumes.
+    """
+    writer = _writer(run, kind, real, labels, shard_size)
+    connected(url)
+    with TemporaryDirectory(prefix="medlt-export-") as stage:
+        writer(Path(stage))
+        return upload(Path(stage), url, progress)
+
+
+def _writer(run: Path, kind: str, real: bool, labels: str | None, shard_size: int | None) -> Callable[[Path], None]:
+    """Return what writes a run to a folder. Raises InputError for an unknown format or option."""
+    function = _function(kind)
+    return partial(function, Path(run).expanduser().absolute(), **_options(kind, real, labels, shard_size))
+
+
+def _options(kind: str, real: bool, labels: str | None, shard_size: int | None) -> dict[str, Any]:
+    """Return the options of a format's function. Raises InputError for one that the format does not have."""
     if real and kind not in IMAGES:
         raise InputError(f"format {kind} holds a generator and no images; leave real out")
     if labels not in (None, "hard", "soft"):
         raise InputError(f"labels {labels!r} is not valid; use hard or soft")
     if labels and kind not in LABELS:
         raise InputError(f"format {kind} has one form of labels; leave labels out, or use {' or '.join(LABELS)}")
-    with whole_folder(out) as fresh:
-        writer(run, fresh, **({"real": True} if real else {}), **({"labels": labels} if labels else {}))
-    return out
+    if shard_size is not None and kind not in SHARDED:
+        raise InputError(f"format {kind} has no shards; leave --shard-size out, or use {' or '.join(SHARDED)}")
+    given = {"real": real or None, "labels": labels, "shard_size": shard_size}
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def _writer(kind: str) -> Any:
+def _function(kind: str) -> Any:
     known = IMAGES | GENERATORS
     if kind not in known:
         raise InputError(

@@ -12,9 +12,14 @@ from medlt.config import PromptConfig, StableConfig, load_config
 from medlt.data.columns import is_synthetic
 from medlt.data.manifest import Manifest
 from medlt.diffusion.prompts import Prompts
-from medlt.files import atomic
+from medlt.files import atomic, write_bytes
+from medlt.folders import MOST_FILES, subfolders
+from medlt.remote import RemoteFile
 from medlt.types import InputError
 from medlt.writer import metadata
+
+ROWS = 1000
+"""Images in a shard."""
 
 
 def exported(run: Path, real: bool) -> Manifest:
@@ -32,16 +37,39 @@ def exported(run: Path, real: bool) -> Manifest:
     return manifest if real else manifest.where(synthetic)
 
 
-def copy_images(manifest: Manifest, part: pd.DataFrame, folder: Path) -> dict[str, str]:
-    """Copy the files of these rows to FOLDER/UID.SUFFIX; returns uid -> name. Raises InputError for a missing file."""
-    names = {str(uid): f"{uid}{manifest.file(str(uid)).suffix}" for uid in part.index}
+def copy_images(manifest: Manifest, part: pd.DataFrame, folder: Path, limit: int = MOST_FILES) -> dict[str, str]:
+    """Copy the files of these rows to FOLDER/UID.SUFFIX; returns uid -> name. Raises InputError for a missing file.
+
+    `limit` files and more are in subfolders, which are part of their names (`medlt.folders`).
+    """
+    inside = subfolders([str(uid) for uid in part.index], limit)
+    names = {uid: f"{place}{uid}{manifest.file(uid).suffix}" for uid, place in inside.items()}
     for uid, name in names.items():
         source = manifest.file(uid)
         if not source.is_file():
             raise InputError(f"{source.absolute()}: no such file (uid {uid}); restore it, and export again")
+        if isinstance(source, RemoteFile):
+            write_bytes(folder / name, source.read_bytes())
+            continue
         with atomic(folder / name) as temporary:
             shutil.copyfile(source, temporary)
     return names
+
+
+def image_bytes(manifest: Manifest, uid: str) -> bytes:
+    """Return the bytes of a row's file. Raises InputError for a missing file."""
+    try:
+        return manifest.file(uid).read_bytes()
+    except OSError:
+        place = manifest.file(uid).absolute()
+        raise InputError(f"{place}: no such file (uid {uid}); restore it, and export again") from None
+
+
+def shard_count(images: int, shard_size: int) -> int:
+    """Return the number of shards of so many images. Raises InputError for a size below 1."""
+    if shard_size < 1:
+        raise InputError(f"--shard-size {shard_size}: a shard holds 1 image or more")
+    return -(-images // shard_size)
 
 
 def whole_seeds(rows: pd.DataFrame) -> pd.Series:

@@ -33,7 +33,7 @@ from medlt.privacy.card import datasheet, model_card
 from medlt.privacy.claims import Claim, claim, private_runs
 from medlt.privacy.evidence import denoiser_files
 from medlt.privacy.provenance import Provenance
-from medlt.privacy.published import made_images
+from medlt.privacy.published import image_name, made_images
 from medlt.store import Artifact
 from medlt.types import InputError
 from medlt.writer import write_dicom, write_metadata
@@ -103,10 +103,9 @@ def _copy(seen: Provenance, fresh: Path) -> None:
         if digest_file(target) != checksum:
             raise InputError(f"{source}: is not what this run made; restore it, or run `medlt augment` for it again")
     if (made := _synthetic(seen)) is not None:
-        rows = made.rows.assign(path=[f"images/{uid}.png" for uid in made.rows.index])
-        write_metadata(fresh, rows, made.findings, parents=gives_parents(seen.folder))
+        write_metadata(fresh, made.rows, made.findings, parents=gives_parents(seen.folder))
         if seen.config.format == "dicom":
-            write_dicom(fresh, rows, made.findings)
+            write_dicom(fresh, made.rows, made.findings)
 
 
 def _synthetic(seen: Provenance) -> Manifest | None:
@@ -124,11 +123,11 @@ def _images(seen: Provenance) -> Iterator[tuple[str, Path, str]]:
     if (made := _synthetic(seen)) is None:
         return
     sums, _ = made_images(seen)
-    for uid in made.rows.index:
-        file = seen.folder / "images" / f"{uid}.png"
-        if not file.is_file():
+    for uid, path in made.rows["path"].items():
+        name = image_name(str(uid), str(path))
+        if not (file := seen.folder / name).is_file():
             raise InputError(f"{file}: no such image; restore it, or run the same command again")
-        yield f"images/{uid}.png", file, sums.get(file.name, "")
+        yield name, file, sums.get(file.name, "")
 
 
 def _weights(seen: Provenance) -> Iterator[tuple[str, Path, str]]:

@@ -6,7 +6,9 @@ of this run holds was not made by it, whatever its name is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -31,16 +33,29 @@ def image_violations(seen: Provenance) -> Iterator[str]:
     if rows is None and not present:
         return
     sums, kept = made_images(seen)
-    wanted = set() if rows is None else {f"{uid}.png" for uid in rows.index}
+    wanted = set() if rows is None else {_file_name(uid, path) for uid, path in rows["path"].items()}
     images = present - {TABLE}
-    if strange := [name for name in images if name not in sums]:
+    if strange := [name for name in images if PurePosixPath(name).name not in sums]:
         yield f"images/ holds {len(strange)} files that this run did not make ({RESTORE})"
-    elif other := [name for name in images if digest_file(place / name) != sums[name]]:
+    elif other := [name for name in images if digest_file(place / name) != sums[PurePosixPath(name).name]]:
         yield f"{len(other)} images are not those that this run made ({RESTORE})"
     elif images != wanted:
         yield f"images/ and manifest.parquet name different images ({RESTORE})"
     elif rows is not None and len(rows):
         yield from _label_violations(seen, rows, kept)
+
+
+def image_name(uid: str, path: str) -> str:
+    """Return the file of a synthetic row below the run folder: images/UID.png, or images/3f/UID.png (`medlt.folders`).
+
+    A path of any other form, which the run did not write, gives images/UID.png.
+    """
+    inside = re.fullmatch(r"images/((?:[0-9a-f]{1,3}/)*)[^/]*", path)
+    return f"images/{inside[1] if inside else ''}{uid}.png"
+
+
+def _file_name(uid: object, path: object) -> str:
+    return image_name(str(uid), str(path)).removeprefix("images/")
 
 
 def published_rows(seen: Provenance) -> pd.DataFrame | None:
@@ -81,7 +96,7 @@ def _label_violations(seen: Provenance, rows: pd.DataFrame, kept: pd.DataFrame) 
         sorted(table.index) != sorted(rows.index)
         or set(table.columns) - known
         or varied
-        or not (table["file_name"] == table.index + ".png").all()
+        or list(table["file_name"]) != [_file_name(uid, rows.at[uid, "path"]) for uid in table.index]
         or not _equal(table.loc[rows.index], own, [name for name in table if name in own])
     ):
         yield f"images/{TABLE} is not the table of these images (restore it)"

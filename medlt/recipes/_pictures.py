@@ -63,7 +63,7 @@ def show_grid(run: RunFolder[configs.RunConfig], made: Manifest, each: int = 8) 
     canvas[:, : titles.shape[1]] = titles
     for uid, row in chosen.iterrows():
         top, left = side * names.index(row["finding"]), titles.shape[1] + side * int(column[uid])
-        with Image.open(made.file(str(uid))) as image:
+        with Image.open(made.local_file(str(uid))) as image:
             canvas[top : top + size, left : left + size] = np.asarray(image)
     write_bytes(run.path("grid.png"), synthetic_png(canvas, run_id=str(chosen["run"].iloc[0])))
     write_text(run.path("grid.csv"), as_csv(chosen[["finding"]].assign(column=column), index=True))

@@ -115,7 +115,7 @@ def publish(
         results = pd.concat([results, pd.DataFrame([vars(twin) for twin in twins])], ignore_index=True)
         kept = kept.drop([twin.uid for twin in twins if not twin.passed])
     write_table(run.path("checks.parquet"), results)
-    writer.publish(kept.index)
+    kept = kept.assign(path=writer.publish(kept.index))
     run.record(counts={"planned": len(plan), "kept": len(kept), "rejected": len(plan) - len(kept)})
     if kept.empty:
         cohort.manifest.write(run.path("manifest.parquet"))

@@ -14,6 +14,7 @@ from medlt.data.images import image_shape
 from medlt.data.manifest import SPLITS
 from medlt.files import locked, read_table, write_table
 from medlt.recipes._image_sets import ImageSet, open_images
+from medlt.remote import AnyFile
 from medlt.review.answers import FOLDER, QUESTIONS, AnswerFile, reader_file
 from medlt.review.reading_list import by_anatomy, choose, order
 from medlt.review.results import ReviewResults, read_readings, results, review_results
@@ -113,7 +114,7 @@ def _require_options(options: ReviewOptions) -> None:
         raise InputError(f"--images {options.images}: give 1 or more")
 
 
-def _require_pixels(files: list[Path], size: int) -> None:
+def _require_pixels(files: list[AnyFile], size: int) -> None:
     """Raise InputError if an image is smaller than this size, px: enlarged, its blur would show the kind."""
     if (least := min(min(image_shape(file)) for file in files)) < size:
         what = f"an image has {least} px only, and enlarged images would show which ones are real"

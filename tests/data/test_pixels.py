@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from medlt.data import pixels
+from medlt.data import file_states, pixels
 from medlt.data.duplicates import image_hash
-from medlt.data.images import read_image, read_levels
+from medlt.data.images import levels_in, read_image, read_levels
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache, read_into
@@ -43,11 +43,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were decoded."""
     names: list[str] = []
 
-    def count(path: Path) -> np.ndarray:
+    def count(raw: bytes, path: Path) -> np.ndarray:
         names.append(Path(path).name)
-        return read_levels(path)
+        return levels_in(raw, path)
 
-    monkeypatch.setattr(pixels, "read_levels", count)
+    monkeypatch.setattr(pixels, "levels_in", count)
     return names
 
 
@@ -56,7 +56,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were read, and files are taken as settled at once."""
     names: list[str] = []
     whole = pixels.read_bytes
-    monkeypatch.setattr(pixels, "RACY_NS", 0)
+    monkeypatch.setattr(file_states, "RACY_NS", 0)
     monkeypatch.setattr(pixels, "read_bytes", lambda path: (names.append(Path(path).name), whole(path))[1])
     return names
 
@@ -134,7 +134,7 @@ def test_files_that_did_not_change_are_not_even_opened(
 def test_a_file_that_changed_just_now_is_read_again_but_not_decoded(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str], opened: list[str]
 ) -> None:
-    monkeypatch.setattr(pixels, "RACY_NS", 3600 * 10**9)
+    monkeypatch.setattr(file_states, "RACY_NS", 3600 * 10**9)
     for _ in range(2):
         cache(tmp_path).prepare(manifest, (8,))
     assert (len(opened), len(read)) == (12, 6)
@@ -198,12 +198,12 @@ def test_bad_files_are_listed_and_never_stop_the_pass(
     manifest.file("u1").write_bytes(manifest.file("u1").read_bytes()[:60])
     manifest.file("u2").write_text("not an image " * 30)
 
-    def stumbling(path: Path) -> np.ndarray:
+    def stumbling(raw: bytes, path: Path) -> np.ndarray:
         if Path(path).name == "3.png":
             raise MemoryError
-        return read_image(path)
+        return levels_in(raw, path)
 
-    monkeypatch.setattr(pixels, "read_levels", stumbling)
+    monkeypatch.setattr(pixels, "levels_in", stumbling)
     with warnings.catch_warnings(record=True) as filters:
         kept, failures = cache(tmp_path, workers).prepare(manifest, (8,))
     assert list(failures.columns) == ["uid", "code", "reason"]
@@ -351,14 +351,14 @@ def test_an_interrupted_pass_goes_on_with_what_it_has(
 ) -> None:
     done: list[str] = []
 
-    def killed(path: Path) -> np.ndarray:
+    def killed(raw: bytes, path: Path) -> np.ndarray:
         done.append(Path(path).name)
         if len(done) == 5:
             raise KeyboardInterrupt
-        return read_image(path)
+        return levels_in(raw, path)
 
     monkeypatch.setattr(pixels, "SHARD", 2)
-    monkeypatch.setattr(pixels, "read_levels", killed)
+    monkeypatch.setattr(pixels, "levels_in", killed)
     with pytest.raises(KeyboardInterrupt):
         cache(tmp_path, 1).prepare(manifest, (8,))
     assert len(shards(tmp_path, 8)) == 2
@@ -377,11 +377,11 @@ def test_progress_reaches_the_total(manifest: Manifest, tmp_path: Path, monkeypa
 def test_threads_decode_at_the_same_time(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     together = threading.Barrier(3, timeout=30)
 
-    def wait(path: Path) -> np.ndarray:
+    def wait(raw: bytes, path: Path) -> np.ndarray:
         together.wait()
-        return read_image(path)
+        return levels_in(raw, path)
 
-    monkeypatch.setattr(pixels, "read_levels", wait)
+    monkeypatch.setattr(pixels, "levels_in", wait)
     _, failures = cache(tmp_path, 3).prepare(manifest, (8,))
     assert len(failures) == 0
 
@@ -389,19 +389,19 @@ def test_threads_decode_at_the_same_time(manifest: Manifest, tmp_path: Path, mon
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from medlt.data import pixels
+from medlt.data import file_states, pixels
 from medlt.data.manifest import Manifest
 from medlt.store import Store
 
-place, read = Path(sys.argv[1]), pixels.read_levels
+place, read = Path(sys.argv[1]), pixels.levels_in
 
-def slow(path):
+def slow(raw, path):
     with (place / "decoded").open("a") as handle:
         handle.write(Path(path).name + "\\n")
     time.sleep(0.05)
-    return read(path)
+    return read(raw, path)
 
-pixels.read_levels = slow
+pixels.levels_in = slow
 manifest = Manifest.read(place / "manifest.parquet")
 ready, failures = pixels.PixelCache(Store(place / "store"), 1).prepare(manifest, (8, 6))
 print(ready.digest(), len(failures))

@@ -178,7 +178,8 @@ def test_every_export_says_that_it_is_synthetic(tiny_run: medlt.Run, tmp_path: P
     assert (out / "DATASHEET.md").is_file()
     copied = {path.stem for path in out.rglob("*.png")}
     assert copied in ({*made(tiny_run).index}, set())
-    assert not any(path.suffix in (".dcm", ".parquet") for path in out.rglob("*"))  # nothing of a patient
+    tables = {path for path in out.rglob("*") if path.suffix in (".dcm", ".parquet")}
+    assert tables == (set((out / "data").glob("train-*.parquet")) if kind == "parquet" else set())  # none of a patient
 
 
 @pytest.mark.parametrize("kind", list(IMAGES))

@@ -113,7 +113,7 @@ class Journal:
         reason, places = line["reason"], self._places
         if reason and reason != "quarantined":
             return reason not in _AGAIN
-        if places.deidentified and not places.dicom(line["owned"]["uid"], held=bool(reason)).is_file():
+        if places.deidentified and not (places.out / line["owned"]["file"]).is_file():
             return False
         try:
             return bool(reason) or all((places.release / r["path"]).stat().st_size == r["bytes"] for r in line["rows"])

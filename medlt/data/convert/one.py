@@ -39,6 +39,8 @@ from medlt.data.dicom.attributes import (
 )
 from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.dicom.read import spacing, unusable_tags
+from medlt.remote import AnyFile
+from medlt.types import InputError
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
 _LONGEST = 1024  # the longest tag that is read, LO, may have 64 characters (PS3.5 6.2)
@@ -95,18 +97,23 @@ class Outcome:
     owned: dict[str, Any] = field(default_factory=dict)
 
 
-def convert_one(place: Path | Member, out: Path, settings: ConversionSettings) -> Outcome:
-    """Convert a file, or a member of a zip, into `out`; a bad one gives a reason. Raises Stopped on a full disk."""
+def convert_one(place: AnyFile | Member, out: Path, settings: ConversionSettings, digits: int = 0) -> Outcome:
+    """Convert a file, or a member of a zip, into `out`; a bad one gives a reason. Raises Stopped on a full disk.
+
+    digits: of the subfolders of `out` (`Places`).
+    """
     try:
-        raw = read_bytes(place) if isinstance(place, Path) else place.read()
+        raw = place.read() if isinstance(place, Member) else read_bytes(place)
         source = open_source(raw)
         _refuse_unchecked(source, settings)
         refuse_filtered(source.data, settings)
         if settings.dry_run:
             return Outcome(rows=[_tags(source, settings)])
-        return _converted(source, raw, Places(out, settings.profile is not None), settings)
+        return _converted(source, raw, Places(out, settings.profile is not None, digits), settings)
     except Unreadable as error:
         return Outcome(error.code, listed=object_row(raw, settings) if error.code == "not_an_image" else {})
+    except InputError:  # a server that cannot be used; a second run tries again
+        return Outcome("missing")
     except MemoryError:
         return Outcome("out_of_memory")
     except Stopped:
@@ -126,8 +133,9 @@ def _converted(source: ConversionSource, raw: bytes, places: Places, settings: C
         if settings.profile is not None:
             clean = deidentify(source.data, settings.profile, settings.key)
             original = {name: text(source.data, _TEXTS[name])[:_LONGEST] for name in IDENTIFIERS}
-            owned = {"uid": uid, "original": original, "dropped": clean.dropped}
-            if reason := _write_released(clean, uid, places):
+            reason, file = _write_released(clean, uid, places)
+            owned = {"uid": uid, "file": file, "original": original, "dropped": clean.dropped}
+            if reason:
                 return Outcome(reason, owned=owned)
             source = replace(source, data=clean.dataset, pixels=clean.values)
         every = settings.frames == "all" and settings.profile is None  # only one frame is ever de-identified
@@ -136,7 +144,9 @@ def _converted(source: ConversionSource, raw: bytes, places: Places, settings: C
     rows = []
     for data, row in images:
         name = frame_uid(uid, row["frame"])
-        place = f"images/{name}{SUFFIX[settings.format]}"
+        place = places.image(f"{name}{SUFFIX[settings.format]}", uid, len(images) > 1)
+        if place.count("/") > 1:
+            (places.release / place).parent.mkdir(parents=True, exist_ok=True)
         write_once(places.release / place, data)
         rows.append(row | _digests(whole, raw, data, settings) | {"uid": name, "path": place})
     return Outcome(rows=rows, owned=owned)
@@ -225,12 +235,15 @@ def write_once(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_released(clean: Deidentified, uid: str, places: Places) -> str:
-    """Write the de-identified file; if its pixels must not be released, into the quarantine, and return the reason."""
+def _write_released(clean: Deidentified, uid: str, places: Places) -> tuple[str, str]:
+    """Write the de-identified file, and return "" and its path below `places.out`.
+
+    If its pixels must not be released, it is in the quarantine, and the first is the reason.
+    """
     target = places.dicom(uid, held=clean.quarantine is not None)
     if not target.exists():
         write_deidentified(target, clean)
-    return "quarantined" if clean.quarantine else ""
+    return "quarantined" if clean.quarantine else "", target.relative_to(places.out).as_posix()
 
 
 def _refuse_unchecked(source: ConversionSource, settings: ConversionSettings) -> None:

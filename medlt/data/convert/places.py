@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medlt.files import require_no_links
+from medlt.folders import subfolder
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Places:
 
     out: Path
     deidentified: bool
+    digits: int = 0
+    """Of the subfolders of images/, dicom/ and quarantine/, see `medlt.folders`; 0 for none."""
 
     @property
     def release(self) -> Path:
@@ -54,9 +57,17 @@ class Places:
         """Return the folder of files whose pixels must not be released before a person has seen them."""
         return self.private / "quarantine"
 
+    def image(self, name: str, uid: str, several: bool) -> str:
+        """Return the path of an image below `release`; `uid` is that of its file.
+
+        `several`: the file has several frames, which are in a folder of their own.
+        """
+        return f"images/{subfolder(uid, self.digits)}{f'{uid}/' if several else ''}{name}"
+
     def dicom(self, uid: str, held: bool) -> Path:
         """Return the de-identified file of an image: in the release, or in the quarantine if it is `held` back."""
-        return (self.quarantine if held else self.release / "dicom") / f"{uid}.dcm"
+        folder = self.quarantine if held else self.release / "dicom"
+        return folder / f"{subfolder(uid, self.digits)}{uid}.dcm"
 
     def make(self) -> None:
         """Make the folders of the images, private ones for their owner only; remove what a killed worker left there.
@@ -71,5 +82,5 @@ class Places:
             folders |= {self.release / "dicom": 0o755, self.private: 0o700, self.quarantine: 0o700}
         for folder, mode in folders.items():
             folder.mkdir(mode, parents=True, exist_ok=True)
-            for torn in folder.glob(".*.tmp*"):
+            for torn in folder.rglob(".*.tmp*"):
                 torn.unlink()

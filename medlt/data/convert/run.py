@@ -26,11 +26,13 @@ from medlt.data.convert.scan import FileEntry, scan
 from medlt.data.convert.settings import ConversionSettings, versions
 from medlt.data.convert.tables import write_tables
 from medlt.engine import EngineChoice, run_tasks
+from medlt.folders import MOST_FILES, digits_for
+from medlt.remote import AnyFile, RemoteFile, as_file
 from medlt.types import InputError, Progress
 
 
 def convert(
-    source: Path,
+    source: str | AnyFile,
     out: Path,
     settings: ConversionSettings,
     *,
@@ -38,37 +40,49 @@ def convert(
     engine: EngineChoice = EngineChoice(),  # noqa: B008
     progress: Progress | None = None,
     not_retrieved: Collection[str] = (),
+    limit: int = MOST_FILES,
 ) -> dict[str, Any]:
-    """Convert every file at or below `source`, a folder, file or zip, into the folder `out`; return the counts.
+    """Convert every file at or below `source`, a folder, file, zip or URL, into the folder `out`; return the counts.
 
     Writes images/, manifest.parquet, failures.csv, duplicates.csv, objects.csv, and sources.csv, which only its owner
     can read. With a de-identification profile images/, dicom/ and the manifest are in release/, and what leads back to
     the source in private/ (see `Places`). The bytes depend on neither `engine` nor `workers` (0: one per core). A bad
-    file becomes a line of failures.csv, and so does a name in `not_retrieved`, which a server did not deliver.
+    file becomes a line of failures.csv, and so does a name in `not_retrieved`, which a server did not deliver. The
+    images of `limit` files and more are in subfolders (`medlt.folders`), as are the frames of each file of several.
     Raises InputError if `source` does not exist or is empty, `out` belongs to other settings or is inside `source`, or
     the disk is full; the same call then resumes.
     """
-    source, out = Path(source), Path(out)
-    _refuse_inside(source, out)
-    root = source.parent if source.is_file() else source
-    files = scan(source, follow=settings.follow_links, out=out)
-    entries = [entry for file in files for entry in with_members(root, file)]
+    source, out = as_file(source), Path(out)
+    root, entries = _listed(source, out, settings)
     if not entries and not not_retrieved:
         raise InputError(f"{source.absolute()}: the folder is empty; check the path")
     report, engine = progress or (lambda *_: None), replace(engine, workers=workers or _cores())
+    digits = digits_for(len(entries), limit)
     if settings.dry_run:
         return _dry(_outcomes(entries, root, out, settings, engine, report))
-    places = Places(out, settings.profile is not None)
+    places = Places(out, settings.profile is not None, digits)
     with _output_errors(out), Journal(places, settings.summary()) as journal:
         places.make()
         todo = [f for f in entries if journal.finished.get(f.relative) != (f.size, f.changed)]
-        for file, outcome in _outcomes(todo, root, out, settings, engine, report):
+        for file, outcome in _outcomes(todo, root, out, settings, engine, report, digits):
             journal.add(file, outcome)
         journal.flush()
         counts = write_tables(places, journal, settings.key, versions(), settings.tags, not_retrieved)
         if settings.preview:
             write_preview(places)
         return counts
+
+
+def _listed(source: AnyFile, out: Path, settings: ConversionSettings) -> tuple[AnyFile, list[FileEntry]]:
+    """Return the folder that names start from, and all files; the zips of a URL are not opened."""
+    if isinstance(source, RemoteFile):
+        entries = list(scan(source))
+        single = [source.name] == [entry.relative for entry in entries] and source.is_file()
+        return RemoteFile(source.url.rpartition("/")[0]) if single else source, entries
+    _refuse_inside(source, out)
+    root = source.parent if source.is_file() else source
+    files = scan(source, follow=settings.follow_links, out=out)
+    return root, [entry for file in files for entry in with_members(root, file)]
 
 
 @contextmanager
@@ -92,7 +106,13 @@ def _refuse_inside(source: Path, out: Path) -> None:
 
 
 def _outcomes(
-    files: list[FileEntry], root: Path, out: Path, settings: ConversionSettings, engine: EngineChoice, report: Progress
+    files: list[FileEntry],
+    root: AnyFile,
+    out: Path,
+    settings: ConversionSettings,
+    engine: EngineChoice,
+    report: Progress,
+    digits: int = 0,
 ) -> Iterator[tuple[FileEntry, Outcome]]:
     """Yield (file, outcome) in the order of completion; a file that is not to be opened does not reach a worker."""
     report("files", 0, len(files))
@@ -105,7 +125,7 @@ def _outcomes(
     if not plain:
         return
     engine = replace(engine, workers=min(engine.workers, len(plain)))
-    args = (root.absolute(), out.absolute(), settings)  # a worker of a cluster has another working folder
+    args = (root.absolute(), out.absolute(), settings, digits)  # a worker of a cluster has another working folder
     for file, outcome in run_tasks(engine, _worker, args, plain, _lost, timeout_s=settings.timeout_s):
         done += 1
         report("files", done, len(files))
@@ -121,7 +141,7 @@ def _lost(file: FileEntry, how: str) -> Outcome:
     return Outcome(how)
 
 
-def _worker(root: Path, out: Path, settings: ConversionSettings) -> Callable[[FileEntry], Outcome]:
+def _worker(root: AnyFile, out: Path, settings: ConversionSettings, digits: int) -> Callable[[FileEntry], Outcome]:
     """Set up a worker: one thread, no logs, a memory limit; return its function."""
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
@@ -129,8 +149,10 @@ def _worker(root: Path, out: Path, settings: ConversionSettings) -> Callable[[Fi
     _cap_memory(settings.memory_mb)
 
     def work(file: FileEntry) -> Outcome:
+        if isinstance(root, RemoteFile):
+            return convert_one(RemoteFile(f"{root.url.rstrip('/')}/{file.relative}"), out, settings, digits)
         place = Member(root / file.archive, file.member) if file.archive else root / file.relative
-        return convert_one(place, out, settings)
+        return convert_one(place, out, settings, digits)
 
     return work
 

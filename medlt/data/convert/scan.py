@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from medlt.remote import AnyFile, RemoteFile, listed
 from medlt.types import InputError
 
 STORES = frozenset({".git", ".dvc"})
@@ -18,6 +19,8 @@ STORES = frozenset({".git", ".dvc"})
 
 class FileEntry(NamedTuple):
     """A file: path `relative` to the folder, size in bytes and modification time in ns, which a resume compares.
+
+    An object at a URL has a number that changes with its bytes in place of the time.
 
     `reason` says why the file is not opened, "" if it is. A member of a zip has the path of its `archive`, and its
     number there.
@@ -31,14 +34,17 @@ class FileEntry(NamedTuple):
     member: int = 0
 
 
-def scan(source: Path, *, follow: bool = False, out: Path | None = None) -> Iterator[FileEntry]:
-    """Yield every file at or below `source`, folder by folder in the order of names.
+def scan(source: AnyFile, *, follow: bool = False, out: Path | None = None) -> Iterator[FileEntry]:
+    """Yield every file at or below `source`, folder by folder in the order of names; of a URL, every object by name.
 
     With `follow`, links are followed, those to folders last, and every folder is listed once, by device and inode;
     STORES and the folder `out` are not. An unreadable folder or a broken link is yielded with the reason "missing".
     Raises InputError if `source` does not exist.
     """
-    source = Path(source)
+    if isinstance(source, RemoteFile):
+        for name, (size, version) in listed(source.url).items():
+            yield FileEntry(name, size, version)
+        return
     if not source.exists():
         raise InputError(f"{source.absolute()}: no such file or folder; check the path")
     if source.is_file():

@@ -9,7 +9,6 @@ import os
 import warnings
 from contextlib import suppress
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from medlt.data.dicom.attributes import NO_IMAGE_MODALITIES, reason_without_pixe
 from medlt.data.dicom.cells import bits_below, cleared, has_excess, native, widen_packed
 from medlt.data.dicom.displaytags import repair_display
 from medlt.data.dicom.streams import frame_bits, frame_size, lacks_end_marker
+from medlt.remote import AnyFile, RemoteFile, as_file
 from medlt.types import InputError
 
 LIMIT_SAMPLES = 2**28  # 20 times a full-size radiograph
@@ -44,27 +44,37 @@ class Unreadable(InputError):  # noqa: N818
         return Unreadable, (self.code, str(self))
 
 
-def open_dicom(path: Path) -> tuple[Dataset, tuple[str, ...]]:
+def open_dicom(path: AnyFile) -> tuple[Dataset, tuple[str, ...]]:
     """Return the data set and notes on repaired faults. Raises Unreadable before any pixel is decoded."""
-    path = Path(path)
     return open_bytes(read_bytes(path), path)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the file's bytes. Raises Unreadable if it cannot be opened or is larger than LIMIT_FILE_BYTES."""
+def read_bytes(path: str | AnyFile) -> bytes:
+    """Return the bytes of a file at a path or a URL.
+
+    Raises Unreadable if it cannot be opened or is larger than LIMIT_FILE_BYTES, and InputError if a server cannot be
+    used.
+    """
+    file = as_file(path)
     try:
-        with Path(path).open("rb") as handle:
-            size = os.fstat(handle.fileno()).st_size
-            if size > LIMIT_FILE_BYTES:
-                excess = f"{size >> 20} MiB exceed the limit of {LIMIT_FILE_BYTES >> 20} MiB"
-                raise Unreadable("too_large", f"{path}: {excess}; leave the file out")
+        if isinstance(file, RemoteFile):
+            _refuse_large(file.size(), file)
+            return file.read_bytes()
+        with file.open("rb") as handle:
+            _refuse_large(os.fstat(handle.fileno()).st_size, file)
             return handle.read()
     except OSError as error:
-        reason = error.strerror or "cannot be opened"
-        raise Unreadable("missing", f"{Path(path).absolute()}: {reason}; check the path and its permissions") from None
+        reason = error.strerror or ("no such object" if isinstance(file, RemoteFile) else "cannot be opened")
+        raise Unreadable("missing", f"{file.absolute()}: {reason}; check the path and its permissions") from None
 
 
-def open_bytes(raw: bytes, path: Path, index: int = 0) -> tuple[Dataset, tuple[str, ...]]:
+def _refuse_large(size: int, file: AnyFile) -> None:
+    if size > LIMIT_FILE_BYTES:
+        excess = f"{size >> 20} MiB exceed the limit of {LIMIT_FILE_BYTES >> 20} MiB"
+        raise Unreadable("too_large", f"{file}: {excess}; leave the file out")
+
+
+def open_bytes(raw: bytes, path: AnyFile, index: int = 0) -> tuple[Dataset, tuple[str, ...]]:
     """Do as `open_dicom` for a file in memory, with the display tags of a frame; `path` is its name in errors."""
     notes: tuple[str, ...] = () if raw[128:132] == b"DICM" else ("no preamble",)
     _refuse_bomb(raw, path)
@@ -80,12 +90,12 @@ def open_bytes(raw: bytes, path: Path, index: int = 0) -> tuple[Dataset, tuple[s
     return data, notes + _repair(data, path, index)
 
 
-def stored_values(data: Dataset, path: Path) -> np.ndarray:
+def stored_values(data: Dataset, path: AnyFile) -> np.ndarray:
     """Return the stored values of the first frame, as `frame` does, without the notes."""
     return frame(data, path)[0]
 
 
-def frame(data: Dataset, path: Path, index: int = 0, reduce: int = 1) -> tuple[np.ndarray, tuple[str, ...]]:
+def frame(data: Dataset, path: AnyFile, index: int = 0, reduce: int = 1) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the stored values of a frame, counted from 0, [H,W] or [H,W,3], and notes on them.
 
     JPEG 2000 is decoded at 1/`reduce` (2 or 4) of its resolution, if that is possible. Upper bits are cleared, the sign
@@ -124,7 +134,7 @@ def _has_pixels(data: Dataset) -> bool:
     return any(k in data for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
 
 
-def _salvaged(raw: bytes, data: Dataset, ends: str, path: Path) -> tuple[Dataset, tuple[str, ...]]:
+def _salvaged(raw: bytes, data: Dataset, ends: str, path: AnyFile) -> tuple[Dataset, tuple[str, ...]]:
     """Return the data set of a lenient parse of a file without pixel data, and a note.
 
     Raises Unreadable: no_pixels, not_an_image only if the strict parse reached the end, else truncated or corrupt.
@@ -147,7 +157,7 @@ def _salvaged(raw: bytes, data: Dataset, ends: str, path: Path) -> tuple[Dataset
     raise Unreadable(reason_without_pixels(data), f"{path}: no pixel data ({_kind(data)}); leave the file out")
 
 
-def _parsed_again(raw: bytes, path: Path) -> Dataset:
+def _parsed_again(raw: bytes, path: AnyFile) -> Dataset:
     """Return the parse of mended bytes, under the limits of a file."""
     _refuse_bomb(raw, path)
     data, _ = _parsed(raw, path)
@@ -156,7 +166,7 @@ def _parsed_again(raw: bytes, path: Path) -> Dataset:
     return data
 
 
-def _parsed_or_mended(raw: bytes, path: Path) -> tuple[bytes, Dataset, str, tuple[str, ...]]:
+def _parsed_or_mended(raw: bytes, path: AnyFile) -> tuple[bytes, Dataset, str, tuple[str, ...]]:
     """Return the bytes, their data set, where the parse ended, and a note if an invalid VR had to be mended first."""
     try:
         return (raw, *_parsed(raw, path), ())
@@ -171,7 +181,7 @@ def _parsed_or_mended(raw: bytes, path: Path) -> tuple[bytes, Dataset, str, tupl
         raise
 
 
-def _parsed(raw: bytes, path: Path) -> tuple[Dataset, str]:
+def _parsed(raw: bytes, path: AnyFile) -> tuple[Dataset, str]:
     """Return the data set, and where its parse ended: "" at the end of the file, "cut" inside an element, or "lost".
 
     Hostile bytes may raise any exception, so all are caught; text that merely parses is refused.
@@ -199,7 +209,7 @@ def _parsed(raw: bytes, path: Path) -> tuple[Dataset, str]:
     return data, "lost" if beyond.VR is None and not beyond.is_implicit_VR else "cut"
 
 
-def _damaged(error: Exception, path: Path) -> Unreadable:
+def _damaged(error: Exception, path: AnyFile) -> Unreadable:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     code = "truncated" if "less than expected" in reason or "End of" in reason else "corrupt"
     return Unreadable(code, f"{path}: damaged DICOM ({reason}); restore the file from its source")
@@ -210,12 +220,12 @@ def _kind(data: Dataset) -> str:
     return str(UID(str(uid)).name)
 
 
-def _refuse_other_objects(header: Dataset, path: Path) -> None:
+def _refuse_other_objects(header: Dataset, path: AnyFile) -> None:
     if str(header.get("Modality", "")) in NO_IMAGE_MODALITIES or "DirectoryRecordSequence" in header:
         raise Unreadable("not_an_image", f"{path}: a {_kind(header)}, not an image; leave the file out")
 
 
-def _refuse_giant(header: Dataset, path: Path) -> None:
+def _refuse_giant(header: Dataset, path: AnyFile) -> None:
     """Raise Unreadable if Rows x Columns x frames x samples of the header exceed the limit."""
     try:
         sides = [int(header.get(k) or 1) for k in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
@@ -226,14 +236,14 @@ def _refuse_giant(header: Dataset, path: Path) -> None:
         raise Unreadable("too_large", f"{path}: {size} samples exceed the limit of {LIMIT_SAMPLES}; leave the file out")
 
 
-def _refuse_bomb(raw: bytes, path: Path) -> None:
+def _refuse_bomb(raw: bytes, path: AnyFile) -> None:
     """Raise Unreadable if a deflated data set inflates beyond the limit."""
     if bombs.inflates_beyond_limit(raw):
         limit = f"more than {bombs.LIMIT_INFLATED_BYTES >> 20} MiB when inflated"
         raise Unreadable("too_large", f"{path}: {limit}; leave the file out")
 
 
-def _refuse_other_size(frame: bytes, data: Dataset, path: Path) -> None:
+def _refuse_other_size(frame: bytes, data: Dataset, path: AnyFile) -> None:
     """Raise Unreadable if the stream's header has another size than the data set: a bomb, or foreign pixels."""
     if lacks_end_marker(frame) and not codecs.whole_without_end(frame):
         raise Unreadable("truncated", f"{path}: its JPEG stream is cut short; restore the file from its source")
@@ -243,7 +253,7 @@ def _refuse_other_size(frame: bytes, data: Dataset, path: Path) -> None:
         raise Unreadable("corrupt", f"{path}: {sizes}; restore the file from its source")
 
 
-def _repair(data: Dataset, path: Path, index: int) -> tuple[str, ...]:
+def _repair(data: Dataset, path: AnyFile, index: int) -> tuple[str, ...]:
     """Correct the transfer syntax, the frame count, the cells and the display tags; return notes."""
     notes: list[str] = []
     if "TransferSyntaxUID" not in data.file_meta:
@@ -259,7 +269,7 @@ def _repair(data: Dataset, path: Path, index: int) -> tuple[str, ...]:
     return (*notes, *repair_display(data, index))
 
 
-def _assumed_syntax(data: Dataset, path: Path) -> UID:
+def _assumed_syntax(data: Dataset, path: AnyFile) -> UID:
     """Return the uncompressed syntax that pydicom detected. Raises Unreadable on a compressed stream (PS3.10)."""
     if "PixelData" in data and data["PixelData"].is_undefined_length:
         raise Unreadable("corrupt", f"{path}: compressed, but without a transfer syntax; export the file again")
@@ -267,7 +277,7 @@ def _assumed_syntax(data: Dataset, path: Path) -> UID:
     return ImplicitLE if implicit else ExplicitLE if little else ExplicitVRBigEndian
 
 
-def _refuse_without_codec(syntax: UID, path: Path) -> None:
+def _refuse_without_codec(syntax: UID, path: AnyFile) -> None:
     codecs.register()
     try:
         decoder = get_decoder(syntax)

@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from medlt.data.dicom.attributes import region_of, text, view_of
 from medlt.data.dicom.display import apply_display
-from medlt.data.dicom.guard import Unreadable, frame, open_dicom
+from medlt.data.dicom.guard import Unreadable, frame, open_bytes, read_bytes
+from medlt.remote import AnyFile, as_file
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,23 @@ class Radiograph:
     notes: tuple[str, ...]
 
 
-def read_dicom(path: Path) -> Radiograph:
+def read_dicom(path: str | AnyFile) -> Radiograph:
     """Read one DICOM file. Raises Unreadable (an InputError with a reason code) if it is not an image."""
-    path = Path(path)
+    file = as_file(path)
+    return radiograph_in(read_bytes(file), file)
+
+
+def radiograph_in(raw: bytes, path: AnyFile) -> Radiograph:
+    """Do as `read_dicom` for a file in memory; `path` is its name in errors."""
     with unusable_tags(path):
-        data, notes = open_dicom(path)
+        data, notes = open_bytes(raw, path)
         stored, more = frame(data, path)
         display = apply_display(stored, data)
         return _described(data, display.unit(), notes + more + display.notes)
 
 
 @contextmanager
-def unusable_tags(path: Path) -> Iterator[None]:
+def unusable_tags(path: AnyFile) -> Iterator[None]:
     """Raise Unreadable for errors from unusable display tags, and silence warnings about values.
 
     Hospital files violate many value rules; what matters is in the notes.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +76,10 @@ class LayoutResult:
         """Return the number of labels without an image. An image that is in no list, or a box, is not a failure."""
         return int((self.orphans["kind"] == tree.LABEL).sum())
 
-    def write(self, out: Path) -> Path | None:
+    def write(self, out: Path, part_rows: int | None = None) -> Path | None:
         """Write `out`, its `files` and, if there are orphans, OUT.orphans.csv; return the path of the latter, or None.
+
+        With `part_rows`, `out` is a folder of parts of this many rows.
 
         A file that exists with the same contents stays. Raises InputError, and writes nothing, if it has others.
         """
@@ -83,7 +87,7 @@ class LayoutResult:
         if out.suffix != ".parquet":
             raise InputError(f"{out}: the name of a manifest must end in .parquet; rename OUT")
         table = out.with_suffix(".orphans.csv")
-        writers: dict[Path, Writer] = {**self.files, out: self.manifest.write}
+        writers: dict[Path, Writer] = {**self.files, out: partial(self.manifest.write, part_rows=part_rows)}
         if len(self.orphans):
             writers[table] = lambda path: path.write_bytes(as_csv(self.orphans).encode(errors="surrogateescape"))
         _write_new(writers)
@@ -145,8 +149,9 @@ def _write_new(writers: Mapping[Path, Writer]) -> None:
     try:
         for path, write in writers.items():
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(temporary[path])
             write(temporary[path])
-            if path.exists() and (not path.is_file() or path.read_bytes() != temporary[path].read_bytes()):
+            if path.exists() and not _is_equal(path, temporary[path]):
                 raise InputError(f"{path}: exists with other contents; choose another OUT, or move the file away")
         for path in (p for p in writers if not p.exists()):
             temporary[path].rename(path)
@@ -155,7 +160,23 @@ def _write_new(writers: Mapping[Path, Writer]) -> None:
     finally:
         for one in temporary.values():
             with suppress(OSError):  # its folder may be a file
-                one.unlink(missing_ok=True)
+                _remove(one)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_equal(one: Path, other: Path) -> bool:
+    """Return whether two files have equal bytes, or two folders equal files."""
+    if one.is_dir() and other.is_dir():
+        names = {path.name for path in (*one.iterdir(), *other.iterdir())}
+        return all(_is_equal(one / name, other / name) for name in names)
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def finish(draft: Draft, options: Options) -> LayoutResult:

@@ -59,14 +59,14 @@ def siim(src: Path, options: SiimOptions) -> LayoutResult:
 def _with_masks(result: LayoutResult, source: pd.DataFrame, table: Path) -> LayoutResult:
     """Return the result with what writes the masks of its images. Raises InputError for a mask that is not valid."""
     codes = source["EncodedPixels"].groupby(source["ImageId"].str.strip()).agg(tuple)
-    files = {uid: file for uid, row in result.manifest.masks().items() for file in row.values()}
+    files = {uid: Path(str(file)) for uid, row in result.manifest.masks().items() for file in row.values()}
     for uid in files:
         try:
             [runs(code) for code in codes[uid]]
         except (ValueError, OverflowError) as error:
             problem = f"EncodedPixels of {uid}: {str(error).splitlines()[0]}"
             raise InputError(f"{table}: {problem}; use the table as Kaggle published it") from None
-    writers = {file: partial(write_mask, codes[uid], result.manifest.file(uid)) for uid, file in files.items()}
+    writers = {file: partial(write_mask, codes[uid], result.manifest.local_file(uid)) for uid, file in files.items()}
     return replace(result, files=writers)
 
 

@@ -57,7 +57,7 @@ def sniff(src: Path, labels: Path | None = None) -> Sniffed:
     """
     if not src.exists():
         raise InputError(f"{src.absolute()}: no such file or folder; give a folder, a table or a manifest.parquet")
-    if src.is_file():
+    if src.is_file() or src.suffix == ".parquet":
         if labels is not None:
             raise InputError(f"{src}: --labels is for a folder of images; leave it out, or give the folder")
         return _file(src)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlt.remote import are_files, is_url
 from medlt.types import InputError
 
 _SUFFIX = re.compile(r"\.(?:png|jpe?g|dcm|dicom)$", re.IGNORECASE)
@@ -117,11 +118,14 @@ def by_stem(rows: pd.DataFrame, files: pd.DataFrame) -> MatchedImages:
 
 
 def by_path(rows: pd.DataFrame, files: pd.DataFrame, root: Path) -> MatchedImages:
-    """Match each row to the file at its path, relative to `root` or absolute."""
+    """Match each row to the file at its path, relative to `root` or absolute, or at its URL."""
     base = str(root.absolute()).rstrip(os.sep) + os.sep
     near = rows["path"].str.removeprefix(base).str.removeprefix("./")
     known = set(files.loc[files["plain"].astype(bool), "path"])
-    exists = [p in known or os.path.isfile(os.path.join(base, p)) for p in near.fillna("?")]
+    others = [p for p in near.fillna("?").unique() if p not in known]
+    there = are_files([p if is_url(p) else os.path.join(base, p) for p in others])
+    known |= {p for p, exists in zip(others, there, strict=True) if exists}
+    exists = near.fillna("?").isin(known).to_numpy()
     return MatchedImages(rows.assign(path=near, exists=exists), files[~files["path"].isin(near)])
 
 

@@ -113,7 +113,7 @@ def test_a_run_with_all_frames_resumes(film: Film, stream: Stream, run: Run, tre
     result = run(tmp_path / "in", tmp_path / "out", frames="all", workers=2)
     assert result.counts["converted"] == 11
     whole = tree(tmp_path / "out")
-    gone = sorted((tmp_path / "out/images").iterdir())[4]
+    gone = sorted((tmp_path / "out/images").rglob("*.png"))[4]
     gone.unlink()
     run(tmp_path / "in", tmp_path / "out", frames="all")
     assert tree(tmp_path / "out") == whole
