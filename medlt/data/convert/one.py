@@ -40,6 +40,7 @@ from medlt.data.dicom.attributes import (
 )
 from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.dicom.read import spacing, unusable_tags
+from medlt.files import sha256
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
 _LONGEST = 1024  # the longest tag that is read, LO, may have 64 characters (PS3.5 6.2)
@@ -83,7 +84,8 @@ class Outcome:
     """Outcome of one file: `rows`, one for each image, else a `reason` (see medlt.data.convert.reasons).
 
     `listed` is the row of a DICOM object that is no image. `owned` is for the owner only: of a file that was
-    de-identified its `uid`, its identifiers (`original`), and the tags of what was removed (`dropped`).
+    de-identified its `uid`, its identifiers (`original`), the tags of what was removed (`dropped`), and the `sha256` of
+    what was written.
     """
 
     reason: str = ""
@@ -123,8 +125,9 @@ def _converted(source: ConversionSource, raw: bytes, places: Places, settings: C
         if settings.profile is not None:
             clean = deidentify(source.data, settings.profile, settings.key)
             original = {name: text(source.data, _TEXTS[name])[:_LONGEST] for name in IDENTIFIERS}
-            owned = {"uid": uid, "original": original, "dropped": clean.dropped}
-            if reason := _write_released(clean, uid, places):
+            written, reason = _write_released(clean, uid, places)
+            owned = {"uid": uid, "original": original, "dropped": clean.dropped, "sha256": sha256(written)}
+            if reason:
                 return Outcome(reason, owned=owned)
             source = replace(source, data=clean.dataset, pixels=clean.values)
         every = settings.frames == "all" and settings.profile is None  # only one frame is ever de-identified
@@ -222,12 +225,12 @@ def write_once(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_released(clean: Deidentified, uid: str, places: Places) -> str:
-    """Write the de-identified file; if its pixels must not be released, into the quarantine, and return the reason."""
+def _write_released(clean: Deidentified, uid: str, places: Places) -> tuple[Path, str]:
+    """Write the de-identified file, into the quarantine if its pixels must not be released; return path and reason."""
     target = places.dicom(uid, held=clean.quarantine is not None)
     if not target.exists():
         write_deidentified(target, clean)
-    return "quarantined" if clean.quarantine else ""
+    return target, "quarantined" if clean.quarantine else ""
 
 
 def _refuse_unchecked(source: ConversionSource, settings: ConversionSettings) -> None:
