@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -121,6 +121,22 @@ def require_no_links(folder: Path, may_be: Iterable[str] = ()) -> None:
         raise InputError(f"{where}: is a link, and medlt writes nothing behind links here; move it away, and run again")
 
 
+SUPERSEDED = "superseded"
+"""Name of the folder of files that were replaced by others."""
+
+
+def set_aside(file: Path, folder: Path) -> Path | None:
+    """Move a file into `folder`/superseded under a free name; return the new path, None if there is no file."""
+    number = 1
+    while (target := folder / SUPERSEDED / f"{file.stem}-{number}{file.suffix}").exists():
+        number += 1
+    if not file.is_file():
+        return None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.replace(target)
+    return target
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic(path) as temporary:
@@ -195,6 +211,16 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read columns of a table that a run wrote, all by default. Raises InputError for a damaged or missing file."""
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+    except (OSError, ValueError):
+        raise InputError(f"{path}: missing or damaged; restore it, or run the command that wrote it again") from None
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors. Raises ValueError on two metadata entries: the format keeps no order.
 
@@ -256,6 +282,12 @@ def digest_file(path: Path) -> str:
     """Return 32 hex digits that identify a file's bytes; the file is read in pieces."""
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hex digits, as others can compute it."""
+    with Path(path).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def digest_unchanged(path: Path) -> str:

@@ -31,6 +31,7 @@ from medlt.data.dicom.synthetic import Origin, synthetic_bytes
 from medlt.data.manifest import uids_in
 from medlt.files import digest, read_table, write_bytes, write_table, write_text
 from medlt.folders import MOST_FILES, require_no_link, subfolders
+from medlt.processes import Build
 from medlt.store import Artifact, Store
 from medlt.types import Batch, CheckResult, InputError
 
@@ -149,6 +150,14 @@ class DatasetWriter:
     def read(self, uids: Sequence[str]) -> Tensor:
         """Return kept images of the plan, uint8 [n,1,H,W]. Raises KeyError for another uid."""
         return torch.stack([torch.from_numpy(np.array(Image.open(file)))[None] for file in self._files(uids)])
+
+    def keep(self, kind: str, rows: pd.DataFrame, build: Build) -> None:
+        """Copy files made of these plan rows into the folder; `build` makes them unless the store has them, sound."""
+        kept = self.store.make(kind, self._key(rows), build)
+        for name in kept.files:
+            data = kept.path(name).read_bytes()
+            if not (target := self.folder / name).exists() or target.read_bytes() != data:
+                write_bytes(target, data)
 
     def publish(self, uids: Sequence[str], limit: int = MOST_FILES) -> list[str]:
         """Copy these kept images to images/, and return their paths. The shards stay for a resume.

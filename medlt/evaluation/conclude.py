@@ -31,11 +31,10 @@ from medlt.evaluation.verdict import (
     select_arm,
     selection_rule,
 )
-from medlt.files import digest, write_json, write_table
+from medlt.files import SUPERSEDED, digest, set_aside, write_json, write_table
 from medlt.types import InputError
 
 VERDICT = "verdict.json"
-SUPERSEDED = "superseded"
 log = logging.getLogger(__name__)
 
 
@@ -208,7 +207,7 @@ def _write(conclusion: Conclusion, folder: Path) -> None:
         if conclusion.tables is not None:
             write_table(folder / f"{name}.parquet", getattr(conclusion.tables, name))
         else:
-            set_aside(folder, f"{name}.parquet")
+            set_aside(folder / f"{name}.parquet", folder)
     write_json(folder / VERDICT, dict(conclusion.record))
 
 
@@ -221,19 +220,7 @@ def _supersede(folder: Path, name: str) -> None:
         before = json.loads(path.read_text())
         other = str(before["experiment"])
     except (ValueError, TypeError, KeyError):
-        log.warning("%s is damaged; it was moved to %s and is written again", path, set_aside(folder, VERDICT))
+        log.warning("%s is damaged; it was moved to %s and is written again", path, set_aside(path, folder))
         return
     if other != name:
         write_json(folder / SUPERSEDED / f"verdict-{other}.json", before)
-
-
-def set_aside(folder: Path, name: str) -> Path | None:
-    """Move a file of `folder` into superseded/ under a free name; return the new path, None if there is no file."""
-    file, number = folder / name, 1
-    if not file.is_file():
-        return None
-    while (target := folder / SUPERSEDED / f"{file.stem}-{number}{file.suffix}").exists():
-        number += 1
-    target.parent.mkdir(parents=True, exist_ok=True)
-    file.replace(target)
-    return target

@@ -14,9 +14,8 @@ from medlt.classify.classifier import Classifier
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import fit_classifier
 from medlt.evaluation.agreement import agreement, confusion, filter_effect
-from medlt.evaluation.conclude import set_aside
 from medlt.evaluation.sources import SourceImages
-from medlt.files import write_table
+from medlt.files import set_aside, write_table
 from medlt.store import Store
 from medlt.training.runtime import Runtime
 
@@ -49,7 +48,7 @@ def check_labels(
         if name in whole:
             write_table(Path(folder) / f"{name}.parquet", whole[name])
         else:
-            set_aside(Path(folder), f"{name}.parquet")
+            set_aside(Path(folder) / f"{name}.parquet", Path(folder))
     return whole
 
 

@@ -34,6 +34,7 @@ from medlt.privacy.claims import Claim, claim, private_runs
 from medlt.privacy.evidence import denoiser_files
 from medlt.privacy.provenance import Provenance
 from medlt.privacy.published import image_name, made_images
+from medlt.recipes._sealed import require_sealed
 from medlt.store import Artifact
 from medlt.types import InputError
 from medlt.writer import write_dicom, write_metadata
@@ -53,6 +54,7 @@ def build_release(run: Path, out: Path, sign: Path | None = None, signer: str = 
     for name in ("config.yaml", "run.json"):
         if not (run / name).is_file():
             raise InputError(f"{run}: is not a finished run: it has no {name}; give the folder of a run")
+    require_sealed(run, images=False)
     seen, claimed = Provenance(run), claim(run)
     with whole_folder(out) as fresh:
         _copy(seen, fresh)
@@ -144,3 +146,5 @@ def _weights(seen: Provenance) -> Iterator[tuple[str, Path, str]]:
         for name, checksum in sorted(codec.files.items()):
             if name == "config.json" or Path(name).suffix in WEIGHTS:
                 yield f"codec/{name}", codec.path(name), checksum
+    elif any(name.startswith("codec/") for name in seen.record.get("artifacts", {})):
+        raise InputError(f"{seen.folder}: its trained codec is missing or damaged; restore the folder of artifacts")

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from medlt.data.columns import is_synthetic
+from medlt.files import read_columns
 from medlt.markdown_text import inline
 from medlt.privacy.card_text import (
     bullets,
@@ -220,7 +221,7 @@ def _made(folder: Path) -> pd.DataFrame:
     file = folder / "manifest.parquet"
     if not file.is_file():
         return pd.DataFrame({"finding": []})
-    rows = pd.read_parquet(file)
+    rows = read_columns(file)
     return rows[is_synthetic(rows)]
 
 

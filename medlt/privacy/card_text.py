@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from medlt import config as configs
+from medlt.files import read_columns
 from medlt.markdown_text import cell, inline
 
 FUSED_LABELS = {
@@ -231,7 +232,7 @@ def verified(config: configs.RunConfig, folder: Path, made: pd.DataFrame) -> str
         return "No verifier checks the labels."
     if made.empty or not (folder / "checks.parquet").is_file():
         return "Not recorded: whether a verifier checked the labels."
-    table = pd.read_parquet(folder / "checks.parquet", columns=["check", "uid", "passed"])
+    table = read_columns(folder / "checks.parquet", columns=["check", "uid", "passed"])
     passed = set(table.loc[(table["check"] == LABEL_CHECK) & table["passed"].astype(bool), "uid"].astype(str))
     count = sum(str(uid) in passed for uid in made.index)
     if count == len(made):

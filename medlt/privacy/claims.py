@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medlt import config as configs
-from medlt.files import REAL_ROWS
+from medlt.files import REAL_ROWS, read_columns
 from medlt.plugins import CHECKS, METHODS
 from medlt.privacy.book import weight_digests
 from medlt.privacy.evidence import handed_over_violations, ledger_violations, recorded_mechanisms
@@ -194,11 +194,10 @@ def _shared_patients(seen: Provenance) -> Iterator[str]:
 
 def _real_data_used(folder: Path, config: configs.RunConfig) -> Iterator[str]:
     """Yield uses of verifiers and of real rows for the images, from the tables of the folder."""
-    import pandas as pd
 
     if (file := folder / "checks.parquet").is_file():
         added = {name for name in config.checks.optional if CHECKS.package(name) and CHECKS[name].private}
-        names = set(pd.read_parquet(file, columns=["check"])["check"]) - DATA_INDEPENDENT_CHECKS - added
+        names = set(read_columns(file, columns=["check"])["check"]) - DATA_INDEPENDENT_CHECKS - added
         if names:
             yield (
                 f"the images were chosen by checks that use real images ({', '.join(sorted(names))}; such checks are "
@@ -206,7 +205,7 @@ def _real_data_used(folder: Path, config: configs.RunConfig) -> Iterator[str]:
             )
     plan, rows = folder / "plan.parquet", folder / "stages" / "data" / "manifest.parquet"
     if plan.is_file() and rows.is_file():
-        made, real = pd.read_parquet(plan), set(pd.read_parquet(rows, columns=[]).index)
+        made, real = read_columns(plan), set(read_columns(rows, columns=[]).index)
         columns = [name for name in ("label_source", "tail_parent", "head_parent") if name in made]
         if any(made[name].isin(real).any() for name in columns):
             yield "images were made with labels or pixels of real rows (run with a section privacy)"

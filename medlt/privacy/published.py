@@ -15,7 +15,7 @@ import pandas as pd
 
 from medlt.csv_text import unescaped
 from medlt.data.columns import is_synthetic
-from medlt.files import digest_file, read_table
+from medlt.files import digest_file, read_columns, read_table
 from medlt.privacy.provenance import Provenance
 from medlt.store import Artifact, Store
 
@@ -63,7 +63,7 @@ def published_rows(seen: Provenance) -> pd.DataFrame | None:
     file = seen.folder / "manifest.parquet"
     if not file.is_file():
         return None
-    rows = pd.read_parquet(file)
+    rows = read_columns(file)
     return rows[is_synthetic(rows)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from medlt import config as configs
 from medlt.data.manifest import Manifest
 from medlt.evaluation.arms import Arm, ExperimentRows
-from medlt.evaluation.conclude import Conclusion, conclude
+from medlt.evaluation.conclude import VERDICT, Conclusion, conclude
 from medlt.evaluation.design import ArmSpec, build_arms
 from medlt.evaluation.engine import TrainedArms, train_arms
 from medlt.evaluation.length import TrainingLength, of_length, pilot
@@ -22,7 +23,7 @@ from medlt.evaluation.sources import SourceImages
 from medlt.evaluation.subgroups import ATTRIBUTES
 from medlt.evaluation.tables import Setup
 from medlt.evaluation.tuning import tuned
-from medlt.files import write_json
+from medlt.files import SUPERSEDED, write_json
 from medlt.metrics import confounding
 from medlt.recipes._cohort import Cohort, RealRows
 from medlt.recipes._retention import write_retention
@@ -112,12 +113,27 @@ def _length(run: RunFolder[Any], rows: ExperimentRows) -> TrainingLength:
 
 
 def _evaluations(run: RunFolder[Any]) -> Sequence[str]:
-    """Return the names of the experiments that were evaluated on the test rows in this folder before."""
-    file = run.path(EVALUATIONS)
+    """Return the names of the experiments that were evaluated on the test rows in this folder before.
+
+    They are those of the list and of all verdicts in the folder: a call that was stopped after its verdict, or a lost
+    list, hides none.
+    """
+    file, listed = run.path(EVALUATIONS), list[str]()
     try:
-        return [str(one) for one in json.loads(file.read_text())] if file.is_file() else []
+        listed = [str(one) for one in json.loads(file.read_text())] if file.is_file() else []
     except (ValueError, TypeError):
         raise InputError(f"{file}: damaged; restore it: it counts how often the test set was used") from None
+    verdicts = [*sorted(run.path(SUPERSEDED).glob("verdict-*.json")), run.path(VERDICT)]
+    return list(dict.fromkeys([*listed, *(name for one in verdicts if (name := _evaluated(one)))]))
+
+
+def _evaluated(verdict: Path) -> str:
+    """Return the name of the experiment of a verdict; "" if it compared no arms, or cannot be read."""
+    try:
+        record = json.loads(verdict.read_text())
+        return str(record["experiment"]) if "arms" in record else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _record(run: RunFolder[Any], rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> None:

@@ -20,7 +20,7 @@ from medlt.recipes._setup import RunFolder
 from medlt.report.grid import GAP, titles_of
 from medlt.report.panels import save_panel
 from medlt.types import Synthesizer
-from medlt.writer import synthetic_png, to_uint8
+from medlt.writer import DatasetWriter, synthetic_png, to_uint8
 
 REJECTED = 24
 """Most rejected images that are made again for the report."""
@@ -70,22 +70,24 @@ def show_grid(run: RunFolder[configs.RunConfig], made: Manifest, each: int = 8) 
 
 
 def show_rejected(
-    run: RunFolder[configs.RunConfig], method: Synthesizer, plan: pd.DataFrame, made: Manifest, results: pd.DataFrame
+    writer: DatasetWriter, method: Synthesizer, plan: pd.DataFrame, made: Manifest, results: pd.DataFrame
 ) -> None:
     """Make some rejected images again, and write them with rejected_images.parquet: one per finding and failed check.
 
     Only kept images are stored with a run. A plan row gives the same image whenever it is made.
     """
     chosen = rejected_rows(plan[~plan.index.isin(made.rows.index)], results).head(REJECTED)
-    table = run.path("rejected_images.parquet")
-    if chosen.empty or (table.is_file() and list(pd.read_parquet(table).index) == list(chosen.index)):
-        return
-    files = []
-    for batch in method.run(chosen):
-        for uid, pixels in zip(batch.rows.index, to_uint8(batch.images.nan_to_num().clamp(0, 1)), strict=True):
-            files.append(f"rejected_images/{quote(str(uid), safe='')}.png")
-            write_bytes(run.path(files[-1]), synthetic_png(pixels, str(uid)))
-    write_table(table, chosen[["finding"]].assign(file=files))
+
+    def build(folder: Path) -> None:
+        files = []
+        for batch in method.run(chosen):
+            for uid, pixels in zip(batch.rows.index, to_uint8(batch.images.nan_to_num().clamp(0, 1)), strict=True):
+                files.append(f"rejected_images/{quote(str(uid), safe='')}.png")
+                write_bytes(folder / files[-1], synthetic_png(pixels, str(uid)))
+        write_table(folder / "rejected_images.parquet", chosen[["finding"]].assign(file=files))
+
+    if len(chosen):
+        writer.keep("rejected_images", chosen, build)
 
 
 def rejected_rows(rejected: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ from medlt.report.introspection import save_pair
 from medlt.synthesis.guides import target_columns
 from medlt.synthesis.longtail import LongtailGuide
 from medlt.types import Check, Synthesizer
+from medlt.writer import DatasetWriter
 
 MEASURES = 2
 """Number of measures of the near-copy filter, the embedding and small pixels, which share its fpr."""
@@ -174,28 +176,32 @@ class _Measured:
 
 
 def introspect(
-    run: RunFolder[configs.RunConfig], cohort: Cohort, method: Synthesizer, plan: pd.DataFrame, made: Manifest
-) -> None:
+    run: RunFolder[configs.RunConfig], cohort: Cohort, method: Synthesizer, plan: pd.DataFrame, made: Manifest,
+    writer: DatasetWriter,
+) -> None:  # fmt: skip
     """Write introspection.parquet and its gallery, if Longtail Guidance was used and images were kept.
 
     They compare the images of which the guidance classifier is least certain with unguided ones.
     """
     guide = next((one for one in method.guidance if isinstance(one, LongtailGuide)), None)
-    gallery = run.path("introspection_gallery.parquet")  # written last
-    if guide is None or not len(made.rows) or not isinstance(guide.guidance_classifier, Epistemic) or gallery.is_file():
+    if guide is None or not len(made.rows) or not isinstance(guide.guidance_classifier, Epistemic):
         return
+    size, rows = guide.guidance_classifier.size, plan.loc[made.rows.index]
+
+    def build(folder: Path) -> None:
+        guided = _measure(cohort, guide, made.rows, images(made, size).float() / 255)
+        top = introspection.most(guided.signal, np.ones(len(made.rows), dtype=bool))
+        plain = method.with_guidance(tuple(one for one in method.guidance if one is not guide))
+        unguided = _measure(cohort, guide, made.rows, torch.cat([batch.images for batch in plain.run(rows)]))
+        known = pd.concat([_attributes(made, guided, ""), _attributes(made, unguided, UNGUIDED)])
+        uids = list(made.rows.index.astype(str))
+        highest = [uid for uid, high in zip(uids, top, strict=True) if high]
+        table = introspection.introspect(known, highest, [uid + UNGUIDED for uid in uids])
+        write_table(folder / "introspection.parquet", table)
+        write_table(folder / "introspection_gallery.parquet", _gallery(folder, cohort, guided, top))
+
     run.runtime.progress("introspection", 0, 1)
-    guided = _measure(cohort, guide, made.rows, images(made, guide.guidance_classifier.size).float() / 255)
-    top = introspection.most(guided.signal, np.ones(len(made.rows), dtype=bool))
-    plain = method.with_guidance(tuple(one for one in method.guidance if one is not guide))
-    pixels = torch.cat([batch.images for batch in plain.run(plan.loc[made.rows.index])])
-    unguided = _measure(cohort, guide, made.rows, pixels)
-    known = pd.concat([_attributes(made, guided, ""), _attributes(made, unguided, UNGUIDED)])
-    uids = list(made.rows.index.astype(str))
-    highest = [uid for uid, high in zip(uids, top, strict=True) if high]
-    table = introspection.introspect(known, highest, [uid + UNGUIDED for uid in uids])
-    write_table(run.path("introspection.parquet"), table)
-    write_table(gallery, _gallery(run, cohort, guided, top))
+    writer.keep("introspection", rows, build)
     run.runtime.progress("introspection", 1, 1)
 
 
@@ -220,13 +226,13 @@ def _attributes(made: Manifest, measured: _Measured, suffix: str) -> pd.DataFram
     return introspection.describe(labels, about, measured.maps, measured.near)
 
 
-def _gallery(run: RunFolder[configs.RunConfig], cohort: Cohort, measured: _Measured, top: np.ndarray) -> pd.DataFrame:
-    """Write one picture per top image, beside its nearest real one, and return their table."""
+def _gallery(folder: Path, cohort: Cohort, measured: _Measured, top: np.ndarray) -> pd.DataFrame:
+    """Write into `folder` one picture per top image, beside its nearest real one, and return their table."""
     at = np.flatnonzero(top)
     near = [str(measured.near[i][0]) for i in at]
     real = cohort.images(cohort.train, measured.images.shape[-1], near).float() / 255
     uids = measured.rows.index[at].astype(str)
-    files = [save_pair(run.folder, uid, measured.images[i], one) for uid, i, one in zip(uids, at, real, strict=True)]
+    files = [save_pair(folder, uid, measured.images[i], one) for uid, i, one in zip(uids, at, real, strict=True)]
     columns = {
         "finding": list(measured.rows["finding"].iloc[at]),
         "signal": measured.signal[at],

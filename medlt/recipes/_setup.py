@@ -8,7 +8,6 @@ between two equal runs.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import resource
@@ -28,6 +27,7 @@ from medlt import config as configs
 from medlt import processes
 from medlt.files import REAL_ROWS, locked, require_no_links, write_json, write_text
 from medlt.progress import ProgressCallback, RunLog
+from medlt.recipes._sealed import SEAL, read_record, require_sealed, seal, with_checksum
 from medlt.store import Artifact, Store
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
@@ -74,7 +74,7 @@ class RunFolder(Generic[C]):
 
     def summary(self) -> dict[str, Any]:
         """Return the content of run.json. Raises InputError if it is damaged."""
-        return read_summary(self.folder)
+        return read_record(self.folder)
 
     def record(self, **sections: Any) -> None:
         """Merge sections into run.json, one level deep."""
@@ -84,7 +84,7 @@ class RunFolder(Generic[C]):
         for name, value in sections.items():
             summary[name] = {**summary.get(name, {}), **value} if isinstance(value, dict) else value
         summary["peak_rss_mb"] = max(peak_rss_mb(), summary.get("peak_rss_mb", 0.0))
-        write_json(self.path("run.json"), summary)
+        write_json(self.path("run.json"), with_checksum(summary))
 
     @property
     def progress(self) -> ProgressCallback:
@@ -141,15 +141,6 @@ class RunFolder(Generic[C]):
             self.record(account=account)
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return run.json of a folder, {} if there is none. Raises InputError if it is damaged."""
-    file = Path(folder) / "run.json"
-    try:
-        return dict(json.loads(file.read_text())) if file.exists() else {}
-    except (ValueError, TypeError):
-        raise InputError(f"{file}: damaged; remove it and run the same command again, which writes it") from None
-
-
 @contextmanager
 def opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
     """Open the run folder of a config, for this process alone, and yield it with the config's number of torch threads.
@@ -191,6 +182,7 @@ def _opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
         with logged(run) as run, runtime.limited():
             _record_begin(run)
             yield run
+            run.record(**{SEAL: seal(folder)})
 
 
 @contextmanager
@@ -201,11 +193,15 @@ def logged(run: RunFolder[C]) -> Iterator[RunFolder[C]]:
 
 
 def finished(folder: Path, progress: Progress, artifacts_dir: Path | None = None) -> RunFolder[configs.RunConfig]:
-    """Open a finished run read-only, wherever its folder is. Raises InputError if it is not finished."""
+    """Open a finished run read-only, wherever its folder is.
+
+    Raises InputError if it is not finished, or if its files are not what it wrote.
+    """
     for name in ("config.yaml", "manifest.parquet"):
         if not (folder / name).is_file():
             place = folder.absolute()
             raise InputError(f"{place}: is not a finished run: it has no {name}; run `medlt augment` for it first")
+    require_sealed(folder)
     return read_only(folder, progress, artifacts_dir)
 
 

@@ -84,10 +84,10 @@ def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:
         made = published.made
         measure(run, cohort, learnt.verifiers, made)
         write_localisation(run, cohort, method, made)
-        introspect(run, cohort, method, plan, made)
+        introspect(run, cohort, method, plan, made, images)
         show_grid(run, made)
         show_panels(run, method, plan, made)
-        show_rejected(run, method, plan, made, published.results)
+        show_rejected(images, method, plan, made, published.results)
     return Filled(cohort, learnt.verifiers, plan, published)
 
 

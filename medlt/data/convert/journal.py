@@ -1,23 +1,33 @@
-"""The journal of a conversion: one JSON line per finished file, appended at once; an incomplete line is ignored."""
+"""The journal of a conversion: one JSON line per finished file, appended at once.
+
+Each line has a checksum, so that an incomplete or damaged line is ignored, and each output has one in its line, so that
+a damaged output is made again.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from medlt.data.convert.one import Outcome
 from medlt.data.convert.places import Places
 from medlt.data.convert.scan import FileEntry
-from medlt.files import no_follow, write_json
+from medlt.files import digest, no_follow, set_aside, sha256, write_json
 from medlt.types import InputError
 
 _FSYNC_S = 5.0
+_READERS, _AT_ONCE = 4, 1000  # threads that read outputs, and outputs in one go
+_SUM = "checksum"
 _AGAIN = ("missing", "write_failed", "timeout", "crashed", "out_of_memory", "codec_missing")
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -41,7 +51,7 @@ class Journal:
         own, other = self.folder, Places(self._out, not self._places.deidentified).state
         for file in (own / "settings.json", other / "settings.json"):
             if file.is_file():
-                self._refuse_other(json.loads(file.read_text()), settings)
+                self._refuse_other(file, settings)
         if not (file := own / "settings.json").is_file():
             if self._out.exists() and (not self._out.is_dir() or any(self._out.iterdir())):
                 raise InputError(f"{self._out}: not empty and not begun by 'medlt convert'; choose another OUT")
@@ -66,9 +76,11 @@ class Journal:
         if self._torn():
             self._handle.write(b"\n")
         last = self.last()
-        for at, line in self.lines():
-            if last[line["file"]] == at and self._is_valid(line):
-                self.finished[line["file"]] = (line["size"], line["changed"])
+        lines = (line for at, line in self.lines() if last[line["file"]] == at)
+        with ThreadPoolExecutor(_READERS, "outputs") as pool:
+            while some := list(islice(lines, _AT_ONCE)):
+                valid = zip(some, pool.map(self._is_valid, some), strict=True)
+                self.finished.update({line["file"]: (line["size"], line["changed"]) for line, ok in valid if ok})
 
     def _torn(self) -> bool:
         """Return whether the last line is incomplete because a process was killed; the next must start a new line."""
@@ -79,8 +91,8 @@ class Journal:
 
     def add(self, entry: FileEntry, outcome: Outcome) -> None:
         """Append the outcome of a file."""
-        line = {"file": entry.relative, "size": entry.size, "changed": entry.changed}
-        self._handle.write(json.dumps(line | vars(outcome)).encode() + b"\n")
+        line = {"file": entry.relative, "size": entry.size, "changed": entry.changed} | vars(outcome)
+        self._handle.write(json.dumps(line | {_SUM: digest(line)}).encode() + b"\n")
         if time.monotonic() - self._synced > _FSYNC_S:
             self.flush()
 
@@ -91,12 +103,14 @@ class Journal:
         self._synced = time.monotonic()
 
     def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (offset, line) of every complete line, in the order of writing."""
+        """Yield (offset, line) of every whole line, in the order of writing."""
         with self.path.open("rb") as handle:
             at = 0
             for raw in handle:
-                with suppress(ValueError):
-                    yield at, json.loads(raw)
+                with suppress(ValueError, TypeError, AttributeError):
+                    line = json.loads(raw)
+                    if line.pop(_SUM, "") == digest(line):
+                        yield at, line
                 at += len(raw)
 
     def last(self) -> dict[str, int]:
@@ -109,18 +123,33 @@ class Journal:
         return dict(json.loads(self._reader.readline()))
 
     def _is_valid(self, line: dict[str, Any]) -> bool:
-        """Return whether a line's output is still complete; failures that a second try may fix are tried again."""
-        reason, places = line["reason"], self._places
-        if reason and reason != "quarantined":
-            return reason not in _AGAIN
-        if places.deidentified and not (places.out / line["owned"]["file"]).is_file():
-            return False
-        try:
-            return bool(reason) or all((places.release / r["path"]).stat().st_size == r["bytes"] for r in line["rows"])
-        except OSError:
-            return False
+        """Return whether a line's output is still what was written; failures that may pass are tried again."""
+        if line["reason"] and line["reason"] != "quarantined":
+            return line["reason"] not in _AGAIN
+        return all([self._sound(path, checksum) for path, checksum in self._outputs(line)])
 
-    def _refuse_other(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+    def _outputs(self, line: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+        """Yield the outputs of a line with their SHA-256."""
+        places, owned = self._places, line["owned"]
+        if places.deidentified:
+            yield places.out / owned["file"], owned["sha256"]
+        yield from ((places.release / row["path"], row["sha256_out"]) for row in line["rows"])
+
+    def _sound(self, path: Path, checksum: str) -> bool:
+        """Return whether an output has its checksum. One with another, damaged or edited, is moved to superseded/."""
+        with suppress(OSError):
+            if sha256(path) == checksum:
+                return True
+            if aside := set_aside(path, self._places.private):
+                log.warning("%s has other bytes than were written; it was moved to %s and is made again", path, aside)
+        return False
+
+    def _refuse_other(self, file: Path, now: dict[str, Any]) -> None:
+        """Raise InputError if the settings in `file` are others, or cannot be read."""
+        try:
+            before = dict(json.loads(file.read_text()))
+        except (ValueError, TypeError):
+            raise InputError(f"{file}: damaged; restore it, or choose another OUT") from None
         changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         if changed:
             name = changed[0]

@@ -39,6 +39,7 @@ from medlt.data.dicom.attributes import (
 )
 from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.dicom.read import spacing, unusable_tags
+from medlt.files import sha256
 from medlt.remote import AnyFile
 from medlt.types import InputError
 
@@ -88,7 +89,8 @@ class Outcome:
     """Outcome of one file: `rows`, one for each image, else a `reason` (see medlt.data.convert.reasons).
 
     `listed` is the row of a DICOM object that is no image. `owned` is for the owner only: of a file that was
-    de-identified its `uid`, its identifiers (`original`), and the tags of what was removed (`dropped`).
+    de-identified its `uid`, its identifiers (`original`), the tags of what was removed (`dropped`), and the `sha256` of
+    what was written.
     """
 
     reason: str = ""
@@ -133,8 +135,9 @@ def _converted(source: ConversionSource, raw: bytes, places: Places, settings: C
         if settings.profile is not None:
             clean = deidentify(source.data, settings.profile, settings.key)
             original = {name: text(source.data, _TEXTS[name])[:_LONGEST] for name in IDENTIFIERS}
-            reason, file = _write_released(clean, uid, places)
-            owned = {"uid": uid, "file": file, "original": original, "dropped": clean.dropped}
+            written, reason = _write_released(clean, uid, places)
+            file = {"file": written.relative_to(places.out).as_posix(), "sha256": sha256(written)}
+            owned = {"uid": uid, **file, "original": original, "dropped": clean.dropped}
             if reason:
                 return Outcome(reason, owned=owned)
             source = replace(source, data=clean.dataset, pixels=clean.values)
@@ -235,15 +238,12 @@ def write_once(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_released(clean: Deidentified, uid: str, places: Places) -> tuple[str, str]:
-    """Write the de-identified file, and return "" and its path below `places.out`.
-
-    If its pixels must not be released, it is in the quarantine, and the first is the reason.
-    """
+def _write_released(clean: Deidentified, uid: str, places: Places) -> tuple[Path, str]:
+    """Write the de-identified file, into the quarantine if its pixels must not be released; return path and reason."""
     target = places.dicom(uid, held=clean.quarantine is not None)
     if not target.exists():
         write_deidentified(target, clean)
-    return "quarantined" if clean.quarantine else "", target.relative_to(places.out).as_posix()
+    return target, "quarantined" if clean.quarantine else ""
 
 
 def _refuse_unchecked(source: ConversionSource, settings: ConversionSettings) -> None:

@@ -30,7 +30,10 @@ _DRAWING = 1
 def _claim(folder: Path, stamp: dict[str, object]) -> None:
     """Mark the folder with the settings of this cohort. Raises InputError if it holds another one."""
     path = folder / _STAMP
-    known = json.loads(path.read_text()) if path.exists() else None
+    try:
+        known = json.loads(path.read_text()) if path.exists() else None
+    except ValueError:
+        raise InputError(f"{path}: damaged; restore it, or choose another folder") from None
     if known != stamp and (known is not None or (folder / _IMAGES).exists()):
         raise InputError(f"{folder}: holds images of other settings (see {path.name}); choose another folder")
     files.write_json(path, stamp)

@@ -6,7 +6,6 @@ header, n bytes of JSON, then the tensors). Pickled files are named in messages 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medlt.files import sha256
 from medlt.types import InputError
 
 UNET, TEXT = "diffusion_pytorch_model", "model"
@@ -27,12 +27,6 @@ VARIANTS = ("", "fp16", "bf16")
 PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 LARGEST = 2**63  # values that torch can count
 LONGEST_HEADER = 100_000_000  # the limit of the format
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, 64 hex digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

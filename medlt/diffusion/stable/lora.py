@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from medlt.diffusion.stable import files
 from medlt.diffusion.stable.network import outlined, read_all
+from medlt.files import sha256
 from medlt.types import InputError
 
 Adapter: TypeAlias = Path | str | tuple[Path | str, float]
@@ -86,7 +87,7 @@ def _add(layers: Layers, path: Path | str, weight: float) -> LoraAdapter:
                 f"LoRA {file}: it makes {name} NaN or infinite; its training failed or its alpha is wrong: use another "
                 "one"
             )
-    return LoraAdapter(file, files.sha256(file), float(weight))
+    return LoraAdapter(file, sha256(file), float(weight))
 
 
 def _fitting(layers: Layers, file: Path, tensors: Mapping[str, Tensor]) -> list[tuple[Any, str, Change, Settings]]:

@@ -21,7 +21,7 @@ from medlt.diffusion.stable.save import (
     write_parts,
     write_schedule,
 )  # fmt: skip
-from medlt.files import whole_folder, write_json
+from medlt.files import sha256, whole_folder, write_json
 from medlt.types import InputError
 
 ORIGIN = "single_file.json"
@@ -41,7 +41,7 @@ def as_folder(path: Path, *, prediction: Prediction | None = None, config: Path 
     folder = path.with_name(f"{path.stem}.diffusers")
     if not folder.exists():
         convert_single_file(path, folder, prediction=prediction, config=config)
-    elif files.read_json(folder / ORIGIN).get("sha256") != files.sha256(path):
+    elif files.read_json(folder / ORIGIN).get("sha256") != sha256(path):
         raise InputError(f"{folder} was made from another file than {path.name}; move it away and run again")
     return folder
 
@@ -75,7 +75,7 @@ def convert_single_file(
         copy_tokenizer(_tokenizer(file, config, tokenizer), fresh / "tokenizer")
         write_schedule(fresh, *_schedule(tensors, config, prediction))
         write_index(fresh)
-        write_json(fresh / ORIGIN, {"file": file.name, "sha256": files.sha256(file)})
+        write_json(fresh / ORIGIN, {"file": file.name, "sha256": sha256(file)})
 
 
 def validate_file(file: Path, config: Path | None = None, tokenizer: Path | None = None) -> dict[str, dict[str, Any]]:

@@ -218,12 +218,31 @@ def test_an_out_inside_the_source_through_a_link_is_refused(source: Path, tmp_pa
     assert "inside the source" in refused(source, tmp_path / "link/out")
 
 
-def test_an_existing_different_output_is_never_overwritten(source: Path, run: Run, tmp_path: Path) -> None:
+def test_an_output_that_was_edited_is_kept_aside_and_made_again(
+    source: Path, run: Run, tree: Tree, tmp_path: Path, caplog: Any
+) -> None:
     first = run(source, tmp_path / "out")
-    image = tmp_path / "out" / first.rows["study2/film02"]["path"]
-    image.write_bytes(b"annotated by hand")
+    before, name = tree(tmp_path / "out"), first.rows["study2/film02"]["path"]
+    image = tmp_path / "out" / name
+    edited = image.read_bytes()[:-1] + b"!"
+    image.write_bytes(edited)
     again = run(source, tmp_path / "out")
-    assert image.read_bytes() == b"annotated by hand"
+    assert again.counts == first.counts
+    assert "it was moved to" in caplog.text
+    kept = f"superseded/{image.stem}-1{image.suffix}"
+    assert tree(tmp_path / "out") == {**before, kept: edited}
+
+
+def test_an_existing_different_output_is_never_overwritten(source: Path, run: Run, tmp_path: Path) -> None:
+    """A file that the conversion did not write, under the name of an output."""
+    first = run(source, tmp_path / "whole")
+    name = first.rows["study2/film02"]["path"]
+    (source / "study2/film02").rename(tmp_path / "film02")
+    run(source, tmp_path / "out")
+    (tmp_path / "film02").rename(source / "study2/film02")
+    (tmp_path / "out" / name).write_bytes(b"drawn by hand")
+    again = run(source, tmp_path / "out")
+    assert (tmp_path / "out" / name).read_bytes() == b"drawn by hand"
     assert again.reasons["study2/film02"] == "write_failed"
     assert again.counts["converted"] == 23
 
@@ -296,3 +315,21 @@ def test_what_a_killed_worker_was_writing_is_swept_up(source: Path, run: Run, tr
 def test_a_worker_needs_some_memory() -> None:
     with pytest.raises(InputError, match="1024 MiB or more"):
         ConversionSettings(memory_mb=64)
+
+
+def test_any_damage_to_the_journal_is_ignored_or_named(source: Path, run: Run, tree: Tree, tmp_path: Path) -> None:
+    """One flipped bit at any place: the files of the damaged line are converted again."""
+    run(source, tmp_path / "out", workers=1)
+    before, journal = tree(tmp_path / "out"), tmp_path / "out/.convert/files.jsonl"
+    whole = journal.read_bytes()
+    for at in np.linspace(0, len(whole) - 1, 12).astype(int):
+        journal.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        run(source, tmp_path / "out", workers=1)
+        assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", '{"format": NaN'])
+def test_damaged_settings_are_one_line(source: Path, run: Run, tmp_path: Path, text: str) -> None:
+    run(source, tmp_path / "out", workers=1)
+    (tmp_path / "out/.convert/settings.json").write_text(text)
+    assert "settings.json" in refused(source, tmp_path / "out") or "begun with" in refused(source, tmp_path / "out")
