@@ -1,4 +1,4 @@
-"""The processes of one distributed training, started by torchrun, and what the first of them tells the others.
+"""The processes of one distributed training, started by torchrun, and the messages of the first to the others.
 
 All processes run the same code in the same order. Only the first one reads checkpoints, writes files and reports; the
 others have what it has by the functions below, whose calls must come in the same order in every process. Messages are

@@ -128,7 +128,7 @@ def _ending(error: BaseException) -> tuple[str, int]:
 def _require_one_process(several: bool) -> None:
     """Raise InputError for several processes, which would do the same work in one folder, unless a command allows it.
 
-    On CPUs `accelerate launch` without mpirun starts one process whatever number was asked for, and says nothing.
+    On CPUs `accelerate launch` without mpirun starts one process for any --num_processes, and says nothing.
     """
     if (size := os.environ.get("WORLD_SIZE", "1")).isdecimal() and int(size) > 1:
         if not (several and processes.started() > 1):

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from medlt.cli import app
+from medlt.files import read_tensors
 
 CONFIG = """
 output_dir: run
@@ -39,6 +43,82 @@ def test_a_start_by_torchrun_is_refused_before_anything_is_written(tmp_path: Pat
     assert process.returncode != 0
     assert "medlt: a command of medlt is one process, and 2 were started (WORLD_SIZE=2); start it without" in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+TRAIN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "medlt", "train", "denoiser")
+
+
+def one_line(stderr: str) -> str:
+    """The one line of medlt on stderr, beside its warnings and the report of torchrun."""
+    lines = [line for line in stderr.splitlines() if line.startswith("medlt: ") and "warning" not in line]
+    assert len(lines) == 1, stderr
+    return lines[0]
+
+
+def curve(place: Path) -> np.ndarray:
+    """The losses in the checkpoint of the denoiser."""
+    (checkpoint,) = place.glob("shared/denoiser/*.work/checkpoint/state.safetensors")
+    return read_tensors(checkpoint)["losses"].numpy()
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_a_later_augment_uses_what_it_trained(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    process = start(tmp_path, *TRAIN, "tiny.yaml")
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert stdout.splitlines() == [f"denoiser: {tmp_path / 'run'}"]
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert log.count(" starts, process ") == log.count("denoiser: started") == log.count("codec: started") == 1
+    trained = contents(tmp_path / "shared", "[cdl]*/*/*.*")
+    assert {name.split("/")[0] for name in trained} >= {"latents", "codec", "denoiser", "classifier"}
+    process = start(tmp_path, *AUGMENT)
+    assert process.communicate()[1] is not None
+    assert process.returncode == 0
+    after = contents(tmp_path / "shared", "[cdl]*/*/*.*")
+    assert {name: after.get(name) for name in trained} == trained
+    large = {name for name in after if name.endswith((".npy", ".safetensors"))}
+    assert large == {name for name in trained if name.endswith((".npy", ".safetensors"))}
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_training_in_one_line_and_one_process_resumes_it(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    longer = ("tiny.yaml", "denoiser.steps=4000", "denoiser.checkpoint_every=20")
+    process, checkpoint = start(tmp_path, *TRAIN, *longer), "shared/denoiser/*.work/checkpoint/state.safetensors"
+    while not list(tmp_path.glob(checkpoint)):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.2)
+    children = psutil.Process(process.pid).children()
+    next(child for child in children if child.environ().get("RANK") == "1").kill()
+    _, stderr = process.communicate()
+    assert process.returncode != 0
+    assert "run the same command again to resume" in one_line(stderr)
+    before = curve(tmp_path)
+    again = start(tmp_path, "-m", "medlt", "train", "denoiser", "tiny.yaml", "denoiser.checkpoint_every=20",
+                  "denoiser.steps=4000")  # fmt: skip
+    while len(after := curve(tmp_path)) <= len(before):
+        assert again.poll() is None
+        time.sleep(0.2)
+    again.terminate()
+    assert "terminated" in one_line(again.communicate()[1])
+    assert (after[: len(before)] == before).all()
+
+
+@pytest.mark.slow
+def test_what_every_process_finds_wrong_is_reported_once(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    process = start(tmp_path, *TRAIN, "tiny.yaml", "denoiser.batch_size=7")
+    assert "7 does not divide into 2 processes" in one_line(process.communicate()[1])
+    process = start(tmp_path, *TRAIN, "missing.yaml")
+    assert "missing.yaml" in one_line(process.communicate()[1])
+
+
+def test_accelerate_launch_on_cpus_is_refused_since_it_starts_one_process() -> None:
+    env = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": None}
+    done = CliRunner().invoke(app, ["train", "denoiser", "phantom/quick"], env=env)
+    assert done.exit_code == 2
+    assert "`accelerate launch` starts one process in place of several; use torchrun" in done.stderr
 
 
 @pytest.mark.parametrize(("size", "code"), [("2", 2), ("16", 2), ("1", 0), ("", 0)])

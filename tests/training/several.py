@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -129,15 +130,13 @@ def noise(out: Path, steps: int) -> Weights:
 
 
 def main(out: Path, steps: int, *cases: str) -> None:
-    torch.set_num_threads(1)
     losses, advance = list[float](), State.advance
 
     def recorded(state: State, loss: float) -> None:
         losses.append(loss)
         advance(state, loss)
 
-    State.advance = recorded  # type: ignore[method-assign]
-    with processes.joined("cpu"):
+    with patch.object(State, "advance", recorded), processes.joined("cpu"):
         for case in cases:
             weights = globals()[case](out / case, steps)
             if processes.first():
@@ -147,4 +146,5 @@ def main(out: Path, steps: int, *cases: str) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,10 @@ NEAR = {"codec": 5e-4, "denoiser": 5e-4, "classifier": 2e-3, "private": 1e-6, "c
 
 def run(processes: int, out: Path, steps: int, *cases: str) -> None:
     """Train the cases of several.py in this number of processes."""
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    if processes == 1:
+        runpy.run_path(str(SCRIPT))["main"](out, steps, *cases)
+        return
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *start, str(SCRIPT), str(out), str(steps), *cases]
     done = subprocess.run(command, env=environment, timeout=300, capture_output=True, text=True)

@@ -1,7 +1,8 @@
 """Training under differential privacy: DP-SGD by unit (arXiv 1607.00133), with AdamW, a moving average and a budget.
 
 A step samples units (`units`), computes the clipped gradient of each (`gradients`), adds normal noise to their sum and
-divides by the batch size, which is public; the number sampled and the true number of units are secret. The loop is
+divides by the batch size, which is public; the number sampled and the true number of units are secret. Several
+processes take pieces of max_physical_batch_size rows in turn, so that is best batch_size over their number. The loop is
 that of every training (`medlt.training.loop.run`): it can be killed and resumed, and the steps spent are in the
 checkpoint with the weights. The losses in history.parquet are computed on patients without noise. Epsilon does not
 cover them: share them only with people who may see the patients.
@@ -100,8 +101,7 @@ def fit_private(
     units: the name of the unit of each row; if private.privacy_unit is "image", each row is a unit by itself instead.
     training: its batch_size is the expected number of units per step if there are private.units; its clipping and
     gradient_accumulation_steps are not used. key: names network and settings; data: digest of the rows.
-    private.max_physical_batch_size changes nothing but the random numbers that a loss uses for each row, and is the
-    work that one of several processes takes at a time: at most batch_size divided by their number. canaries: of
+    private.max_physical_batch_size changes nothing but the random numbers that a loss uses for each row. canaries: of
     an audit, in a training whose weights are never released; their scores are written to `folder`.
 
     Writes `folder`/mechanism.json and returns its contents. A stopped training continues when called again, with new
@@ -119,18 +119,21 @@ def fit_private(
     changes = prepare(network.to(accelerator.device))
     configure(network, training, True)
     assert_rows_independent(network.train(), _probe(network, Losses(loss, accelerator.device, "fp32")), len(owners))
-    _warn_idle(private, training.batch_size, name)
-    parts = [key, data, runtime.precision, *([canaries.digest] if canaries else [])]
-    state = _state(network, training, private, rate, Path(folder), digest(*parts))
+    canary = [canaries.digest] if canaries else []
+    state = _state(network, training, private, rate, Path(folder), digest(key, data, runtime.precision, *canary))
     last = last_step(private, rate, training.last, state.step, state.metadata.get("planned", 0), name)
-    own = Losses(loss, accelerator.device, runtime.precision)
-    step = partial(_step, own, members, private, runtime, name, canaries)
+    losses = Losses(loss, accelerator.device, runtime.precision)
+    step = partial(_step, losses, members, private, runtime, name, canaries)
     state.metadata |= {"mechanism": private.mechanism(rate), "planned": training.last}
     _run(state, last, training, step, track, accelerator, runtime)
     changes += _scored(state, canaries, Path(folder))
-    mechanism = _mechanism(state, members, private, name, data, changes)
+    return _written(_mechanism(state, members, private, name, data, changes), Path(folder))
+
+
+def _written(mechanism: Mechanism, folder: Path) -> Mechanism:
+    """Return the record of a training, written in the first process."""
     if processes.first():
-        write_mechanism(Path(folder) / MECHANISM, mechanism)
+        write_mechanism(folder / MECHANISM, mechanism)
     return mechanism
 
 
@@ -149,6 +152,7 @@ def _step(
     canaries: GradientCanaries | None, state: State,
 ) -> PrivateStep:  # fmt: skip
     """Return the step of this training. Its grad_sample_mode is chosen once and kept in the state."""
+    _warn_idle(private, state.settings.batch_size, name)
     mode = GradSampleMode(state.metadata.get("grad_sample_mode", private.grad_sample_mode))
     if mode is GradSampleMode.AUTO:
         mode = GradSampleMode(processes.value(lambda: _fastest(state.network, losses, units, private).value))
