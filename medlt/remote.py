@@ -40,7 +40,9 @@ def is_url(path: object) -> bool:
 def public(url: str) -> str:
     """Return a URL without user, password, query and fragment, for messages: any of them may be a secret."""
     head, _, rest = url.partition("://")
-    return f"{head}://{re.split(r'[?#]', rest, maxsplit=1)[0].rpartition('@')[2]}"
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    user, _, place = rest.rpartition("@")
+    return f"{head}://{place if ':' in user or '/' not in user else rest}"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,15 @@ class RemoteFile:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(str(self)).name
+        whole = (
+            str(self) if self.url.startswith("http") else self.url
+        )  # '?' and '#' may be part of the key of an object
+        return PurePosixPath(whole).name
 
     @property
     def suffix(self) -> str:
         """The end of the name from its last dot on."""
-        return PurePosixPath(str(self)).suffix
+        return PurePosixPath(self.name).suffix
 
     def absolute(self) -> RemoteFile:
         """Return the file: a URL is absolute."""

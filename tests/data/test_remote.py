@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -137,6 +138,7 @@ def test_missing_urls_are_counted_and_named(pair: tuple[Manifest, Manifest], mem
         ("https://me:secret@host/a.png?X-Amz-Signature=secret#secret", "https://host/a.png"),
         ("s3://KEY:sec/ret@bucket/a.png", "s3://bucket/a.png"),
         ("https://host/a.png?user=secret@host", "https://host/a.png"),
+        ("memory://me@bucket/a.png", "memory://bucket/a.png"),
     ],
 )
 def test_no_secret_of_a_url_is_shown(url: str, shown: str) -> None:
@@ -175,6 +177,20 @@ def test_an_error_of_the_server_does_not_repeat_its_text(memory: fsspec.Abstract
         patched.setattr(type(memory), "info", broken)
         with pytest.raises(InputError, match=r"memory://bucket/a.png: the server cannot be used \(RuntimeError\)"):
             read_levels("memory://bucket/a.png?token=secret")
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "suffix"),
+    [
+        ("s3://bucket/ward@2/a@b.png", "a@b.png", ".png"),
+        ("s3://bucket/a#1?.dcm", "a#1?.dcm", ".dcm"),
+        ("https://host/a.png?X-Amz-Signature=secret.x", "a.png", ".png"),
+        ("s3://bucket/I000001", "I000001", ""),
+    ],
+)
+def test_the_name_of_an_object(url: str, name: str, suffix: str) -> None:
+    assert (RemoteFile(url).name, RemoteFile(url).suffix) == (name, suffix)
+    assert public(url) == re.split(r"[?#]", url)[0]
 
 
 def test_what_is_a_url() -> None:
