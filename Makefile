@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EXTRAS ?=
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: demo test browser lint ladder docs notebooks wheelhouse audit-dependencies
+.PHONY: demo test browser faults lint ladder docs notebooks wheelhouse audit-dependencies
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,12 @@ test: $(READY) lint
 # the pages in Chromium, which is downloaded if the machine has none; where it cannot be had, the tests are skipped
 browser: $(READY)
 	MEDLT_BROWSER=$$(tests/browser/chromium.sh) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser -p no:cacheprovider tests/browser
+
+# every command is killed, its disk filled, its files damaged; SHORT=1 strikes several files at once, WRITE=1 writes what
+# came of it to docs/reference/faults.md
+faults: $(READY)
+	MEDLT_FAULTS_SHORT=$(SHORT) MEDLT_FAULTS_WRITE=$(WRITE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults \
+		-p no:cacheprovider $(PYTEST_ARGS) tests/faults
 
 lint: $(READY)
 	$(BIN)/ruff check .
