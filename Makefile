@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EXTRAS ?=
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: demo test browser ray remote lint ladder docs notebooks wheelhouse audit-dependencies
+.PHONY: demo test browser ray remote faults lint ladder docs notebooks wheelhouse audit-dependencies
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,12 @@ remote: $(READY)
 	$(REMOTE)/bin/python -m pip install --quiet --no-deps --requirement tests/export/object_store.txt \
 		|| echo "remote: s3fs and moto cannot be installed here, so the tests are skipped"
 	OMP_NUM_THREADS=1 $(REMOTE)/bin/python -m pytest -p no:cacheprovider tests/export/test_object_store.py
+
+# every command is killed, its disk filled, its files damaged; SHORT=1 strikes several files at once, WRITE=1 writes what
+# came of it to docs/reference/faults.md
+faults: $(READY)
+	MEDLT_FAULTS_SHORT=$(SHORT) MEDLT_FAULTS_WRITE=$(WRITE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults \
+		-p no:cacheprovider $(PYTEST_ARGS) tests/faults
 
 lint: $(READY)
 	$(BIN)/ruff check .

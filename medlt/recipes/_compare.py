@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,15 @@ from numpy.typing import NDArray
 from medlt import config as configs
 from medlt.data.manifest import Manifest
 from medlt.evaluation.arms import Arm, ExperimentRows
-from medlt.evaluation.conclude import VERDICT, Conclusion, conclude
+from medlt.evaluation.conclude import VERDICT, Conclusion, conclude, experiment
 from medlt.evaluation.design import ArmSpec, build_arms
-from medlt.evaluation.engine import TrainedArms, train_arms
+from medlt.evaluation.engine import TrainedArms, train_arms, trainable_arms
 from medlt.evaluation.length import TrainingLength, of_length, pilot
 from medlt.evaluation.sources import SourceImages
 from medlt.evaluation.subgroups import ATTRIBUTES
 from medlt.evaluation.tables import Setup
 from medlt.evaluation.tuning import tuned
-from medlt.files import SUPERSEDED, write_json
+from medlt.files import digest, write_json
 from medlt.metrics import confounding
 from medlt.recipes._cohort import Cohort, RealRows
 from medlt.recipes._retention import write_retention
@@ -93,13 +92,15 @@ def compare(
     _record(run, rows, arms, trained)
     with run.stage("lesion retention"):
         write_retention(run, cohort, sources, size)
+    options: dict[str, Any] = {
+        "n_bootstrap": chosen.n_bootstrap, "seed": run.config.seed, "primary_arm": chosen.primary_arm,
+        "metric": chosen.metric,
+    }  # fmt: skip
     with run.stage("verdict"):
+        evaluated = _evaluated(run, experiment(rows, arms, seeds, **options) if trainable_arms(arms) else None)
         conclusion = conclude(
-            rows, arms, trained, run.folder, n_bootstrap=chosen.n_bootstrap, seed=run.config.seed,
-            primary_arm=chosen.primary_arm, experiments=_evaluations(run), setup=Setup(length, coded, best.record()),
-            metric=chosen.metric,
-        )  # fmt: skip
-        write_json(run.path(EVALUATIONS), list(conclusion.experiments))
+            rows, arms, trained, run.folder, experiments=evaluated, setup=Setup(length, coded, best.record()), **options
+        )
     return conclusion
 
 
@@ -112,28 +113,23 @@ def _length(run: RunFolder[Any], rows: ExperimentRows) -> TrainingLength:
         return pilot(rows, arm_settings(run.config), chosen.max_steps, runtime=run.runtime.at("fp32"), store=run.store)
 
 
-def _evaluations(run: RunFolder[Any]) -> Sequence[str]:
-    """Return the names of the experiments that were evaluated on the test rows in this folder before.
+def _evaluated(run: RunFolder[Any], name: str | None) -> Sequence[str]:
+    """Add an experiment to those that were evaluated on the test rows in this folder, and return the names of all.
 
-    They are those of the list and of all verdicts in the folder: a call that was stopped after its verdict, or a lost
-    list, hides none.
+    The list is written before the verdict, so that a call that is stopped between them is counted.
     """
-    file, listed = run.path(EVALUATIONS), list[str]()
-    try:
-        listed = [str(one) for one in json.loads(file.read_text())] if file.is_file() else []
-    except (ValueError, TypeError):
-        raise InputError(f"{file}: damaged; restore it: it counts how often the test set was used") from None
-    verdicts = [*sorted(run.path(SUPERSEDED).glob("verdict-*.json")), run.path(VERDICT)]
-    return list(dict.fromkeys([*listed, *(name for one in verdicts if (name := _evaluated(one)))]))
-
-
-def _evaluated(verdict: Path) -> str:
-    """Return the name of the experiment of a verdict; "" if it compared no arms, or cannot be read."""
-    try:
-        record = json.loads(verdict.read_text())
-        return str(record["experiment"]) if "arms" in record else ""
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    file, names = run.path(EVALUATIONS), list[str]()
+    if file.is_file() or run.path(VERDICT).is_file():
+        try:
+            record = json.loads(file.read_text())
+            names, whole = list(record["experiments"]), record["checksum"] == digest(record["experiments"])
+        except (OSError, ValueError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            raise InputError(f"{file}: missing or damaged; restore it: it counts how often the test set was used")
+    names = list(dict.fromkeys([*names, *([name] if name else [])]))
+    write_json(file, {"experiments": names, "checksum": digest(names)})
+    return names
 
 
 def _record(run: RunFolder[Any], rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> None:

@@ -85,7 +85,10 @@ def _source(name: str, given: configs.SourceConfig, cohort: Cohort, progress: Pr
     config = source_config(name, given)
     if not (config.output_dir / "manifest.parquet").is_file():
         augment.main(config, progress)
-    run = finished(config.output_dir, progress, config.artifacts_dir)
+    try:
+        run = finished(config.output_dir, progress, config.artifacts_dir)
+    except InputError as error:
+        raise InputError(f"source {name}: {error}") from None
     with run.runtime.limited():
         return _opened(name, run, filed_cohort(run), cohort)
 

@@ -1,42 +1,42 @@
 """No kill and no lost file hides an experiment that was evaluated on the test set."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from medlt.recipes._compare import EVALUATIONS, _evaluations
+from medlt.recipes._compare import EVALUATIONS, _evaluated
 from medlt.types import InputError
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
-    """A folder with the verdicts of three experiments, of which the list has the first; one had no arms."""
-    (tmp_path / "superseded").mkdir()
-    for name, record in {
-        "superseded/verdict-a": {"experiment": "a", "arms": []},
-        "superseded/verdict-b": {"experiment": "b", "arms": []},
-        "superseded/verdict-none": {"experiment": "none"},
-        "verdict": {"experiment": "c", "arms": []},
-    }.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(record))
-    (tmp_path / "superseded" / "verdict-1.json").write_text("damaged")
-    (tmp_path / EVALUATIONS).write_text('["a"]')
-    return SimpleNamespace(path=tmp_path.joinpath)
+    """A folder in which one experiment was evaluated."""
+    folder = SimpleNamespace(path=tmp_path.joinpath)
+    assert _evaluated(folder, "a") == ["a"]
+    (tmp_path / "verdict.json").write_text("{}")
+    return folder
 
 
-def test_a_verdict_counts_although_the_list_was_not_written(run: Any) -> None:
-    assert _evaluations(run) == ["a", "b", "c"]
+def test_an_experiment_counts_before_its_verdict_is_written_and_once(run: Any) -> None:
+    assert _evaluated(run, "b") == ["a", "b"]
+    assert _evaluated(run, "b") == ["a", "b"]
+    assert _evaluated(run, None) == ["a", "b"]
 
 
-def test_a_lost_list_is_made_of_the_verdicts(run: Any) -> None:
-    run.path(EVALUATIONS).unlink()
-    assert _evaluations(run) == ["a", "b", "c"]
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "another name": lambda file: file.write_text(file.read_text().replace('"a"', '"b"')),
+    "cut": lambda file: file.write_text(file.read_text()[:20]),
+    "a list": lambda file: file.write_text(json.dumps(["a"])),
+    "missing": lambda file: file.unlink(),
+}
 
 
-def test_a_damaged_list_is_named(run: Any) -> None:
-    run.path(EVALUATIONS).write_text("[")
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_damaged_or_lost_list_is_named(run: Any, name: str) -> None:
+    CHANGES[name](run.path(EVALUATIONS))
     with pytest.raises(InputError, match=EVALUATIONS):
-        _evaluations(run)
+        _evaluated(run, "a")

@@ -16,7 +16,9 @@ from medlt.cli import app
 from medlt.config import EvaluateConfig, dump
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
+from medlt.files import write_json
 from medlt.recipes._cohort import open_cohort
+from medlt.recipes._sealed import read_record, seal, with_checksum
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import open_sources
 from medlt.recipes.evaluate import main
@@ -295,6 +297,7 @@ def test_images_whose_judge_saw_a_parent_are_refused_before_training(finished: P
     shutil.copytree(finished, source)
     held = Manifest.read(source / "manifest.parquet")
     Manifest(held.rows.assign(fold=1 - held.rows["fold"]), held.findings, held.root).write(source / "manifest.parquet")
+    write_json(source / "run.json", with_checksum(read_record(source) | {"files": seal(source)}))
     with pytest.raises(InputError, match=r"was trained on .* a parent of image"):
         main(experiment(finished, tmp_path / "run", sources={"fusion": {"run": str(source)}}))
     assert not (tmp_path / "run" / "artifacts" / "classifier").exists()

@@ -25,7 +25,7 @@ from medlt.types import InputError
 
 _FSYNC_S = 5.0
 _READERS, _AT_ONCE = 4, 1000  # threads that read outputs, and outputs in one go
-_SUM = "checksum"
+_SETTINGS, _SUM = "settings.json", "checksum"
 _AGAIN = ("missing", "write_failed", "timeout", "crashed", "out_of_memory", "codec_missing")
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ class Journal:
         """
         settings = json.loads(json.dumps(self._settings))
         own, other = self.folder, Places(self._out, not self._places.deidentified).state
-        for file in (own / "settings.json", other / "settings.json"):
+        for file in (own / _SETTINGS, other / _SETTINGS):
             if file.is_file():
                 self._refuse_other(file, settings)
-        if not (file := own / "settings.json").is_file():
-            if self._out.exists() and (not self._out.is_dir() or any(self._out.iterdir())):
+        if not (file := own / _SETTINGS).is_file():
+            if self._holds_others():
                 raise InputError(f"{self._out}: not empty and not begun by 'medlt convert'; choose another OUT")
-            self.folder.parent.mkdir(parents=True, mode=0o700 if self._places.deidentified else 0o777)
-            self.folder.mkdir(mode=0o700)
+            self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if self._places.deidentified else 0o777)
+            self.folder.mkdir(exist_ok=True, mode=0o700)
             write_json(file, settings)
         self._open()
         return self
@@ -81,6 +81,14 @@ class Journal:
             while some := list(islice(lines, _AT_ONCE)):
                 valid = zip(some, pool.map(self._is_valid, some), strict=True)
                 self.finished.update({line["file"]: (line["size"], line["changed"]) for line, ok in valid if ok})
+
+    def _holds_others(self) -> bool:
+        """Return whether the output holds more than what a conversion leaves that was killed before its settings."""
+        if not self._out.is_dir():
+            return self._out.exists() or self._out.is_symlink()
+        own, left = (self.folder, self.folder.parent), f".{_SETTINGS}."
+        inside = (path for folder in {self._out, *own} if folder.is_dir() for path in folder.iterdir())
+        return any(path.is_symlink() or (path not in own and not path.name.startswith(left)) for path in inside)
 
     def _torn(self) -> bool:
         """Return whether the last line is incomplete because a process was killed; the next must start a new line."""

@@ -333,3 +333,16 @@ def test_damaged_settings_are_one_line(source: Path, run: Run, tmp_path: Path, t
     run(source, tmp_path / "out", workers=1)
     (tmp_path / "out/.convert/settings.json").write_text(text)
     assert "settings.json" in refused(source, tmp_path / "out") or "begun with" in refused(source, tmp_path / "out")
+
+
+def test_a_conversion_that_was_killed_before_its_settings_begins_again(
+    source: Path, run: Run, tree: Tree, tmp_path: Path
+) -> None:
+    run(source, tmp_path / "whole", workers=1)
+    (tmp_path / "out/.convert").mkdir(parents=True)
+    (tmp_path / "out/.convert/.settings.json.17.tmp.json").write_text("{")
+    run(source, tmp_path / "out", workers=1)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    (tmp_path / "other/.convert").mkdir(parents=True)
+    (tmp_path / "other/.convert/thesis.txt").write_text("precious")
+    assert "not begun by" in refused(source, tmp_path / "other")
