@@ -14,7 +14,8 @@ of the findings are compared with all synthetic ones. Features are scaled by mea
 
 FID of few samples is large whatever the images: equal Gaussians of 32 dimensions are 24 apart with 25 samples each and
 0.6 with 1,000. KID is the main measure; compare FID at equal counts only. A value with too few rows is NaN and `reason`
-explains it: balls need k + 1 rows, KID needs 10 rows of either, FID needs 2.
+explains it: balls need k + 1 rows, KID needs 10 rows of either, FID needs 2. Most metrics compare all pairs, so of more
+than MOST rows of a side, MOST are drawn.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from medlt.metrics.features import pair, scaled
 from medlt.metrics.fidelity import frechet, kid
 from medlt.metrics.manifold import prdc
 from medlt.metrics.rarity import avg_knn, lof, rarity_summary
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 FEWEST_FOR_KID = 10
+MOST = 5000
 OVERALL = "overall"
 COLUMNS = ("finding", "metric", "value", "n_real", "n_synthetic", "reason")
 Values = Callable[[np.ndarray, np.ndarray], Sequence[float]]
@@ -70,6 +73,8 @@ def quality(
 ) -> pd.DataFrame:
     """Return the table above: columns finding, metric, value, n_real, n_synthetic, reason ("" or why value is NaN).
 
+    n_real and n_synthetic are the numbers of rows that the value was computed from.
+
     real: features [N,D] of held-out real images with labels [N,K] (1/0/NaN, columns `findings`); synthetic: features
     [M,D] by the same extractor, row i made for the finding made_for[i]. Findings without synthetic images are absent.
     Raises InputError for features that are not finite tables of one width, and for counts or names that do not match.
@@ -81,12 +86,20 @@ def quality(
     positive = np.asarray(labels) == 1
     sets = {findings[k]: (first[positive[:, k]], second[target == findings[k]]) for k in wanted}
     sets[OVERALL] = first[positive[:, wanted].any(1)], second
+    drawn = {name: (_drawn(some), _drawn(others)) for name, (some, others) in sets.items()}
     made = [
         (name, metric, value, len(some), len(others), reason)
-        for name, (some, others) in sets.items()
+        for name, (some, others) in drawn.items()
         for metric, value, reason in _measured(some, others)
     ]
     return pd.DataFrame(made, columns=list(COLUMNS))
+
+
+def _drawn(rows: np.ndarray) -> np.ndarray:
+    """Return all rows, or MOST of them in their order, drawn by their number alone."""
+    if len(rows) <= MOST:
+        return rows
+    return rows[np.sort(numpy_generator("quality", len(rows)).choice(len(rows), MOST, replace=False))]
 
 
 def _check(

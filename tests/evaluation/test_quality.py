@@ -114,3 +114,21 @@ def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
     given = {"real": real, "labels": labels, "synthetic": synthetic, "made_for": made_for} | change
     with pytest.raises(InputError, match=message):
         quality(**given, findings=FINDINGS)  # type: ignore[arg-type]
+
+
+def test_of_many_rows_a_drawn_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metrics are those of few rows of a side, and near those of all; the same rows are drawn each time."""
+    real, labels, synthetic, made_for = case()
+    whole = quality(real, labels, synthetic, made_for, FINDINGS)
+    monkeypatch.setattr("medlt.evaluation.quality.MOST", 30)
+    some = quality(real, labels, synthetic, made_for, FINDINGS)
+    pd.testing.assert_frame_equal(some, quality(real, labels, synthetic, made_for, FINDINGS))
+    assert some["n_real"].to_list() == whole["n_real"].clip(upper=30).to_list()
+    assert some["n_synthetic"].to_list() == whole["n_synthetic"].clip(upper=30).to_list()
+    assert value(some, OVERALL, "KID") != value(whole, OVERALL, "KID")
+    spread = 4 * value(some, OVERALL, "KID sd")
+    assert abs(value(some, OVERALL, "KID") - value(whole, OVERALL, "KID")) < spread
+    monkeypatch.setattr("medlt.evaluation.quality.MOST", int(whole.query("finding != @OVERALL")["n_real"].max()))
+    same = quality(real, labels, synthetic, made_for, FINDINGS)
+    exact = same["finding"] == "Hernia"
+    pd.testing.assert_frame_equal(same[exact], whole[exact])
