@@ -222,9 +222,9 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> pd.DataFra
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors. Raises ValueError on two metadata entries: the format keeps no order.
+    """Write named tensors as safetensors. Raises OSError, with its errno, without free space or permission.
 
-    Raises OSError, with its errno, if there is no free space or no permission.
+    Raises ValueError on two metadata entries: the format keeps no order.
     """
     if metadata and len(metadata) > 1:
         raise ValueError(f"metadata of {path} has {len(metadata)} entries; put them into one, or equal files differ")
@@ -235,9 +235,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
         except SafetensorError as error:  # the errno of the system is in its text only
-            if number := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-            raise
+            if not (number := re.search(r"os error (\d+)", str(error))):
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ Exit codes: 0 all done, 1 done with some failures listed, 2 nothing done (bad in
 143 terminated.
 """
 
-from medlt.cli import checks, collections, configs, deidentified, initial, recipes, releases, reviews, runs
+from medlt.cli import checks, collections, configs, conversion, deidentified, initial, recipes, releases, reviews, runs
 from medlt.cli.app import app
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "checks",
     "collections",
     "configs",
+    "conversion",
     "deidentified",
     "initial",
     "recipes",
