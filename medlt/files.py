@@ -115,9 +115,8 @@ def no_follow(path: str | Path, flags: int, mode: int = 0o666) -> int:
 
 def require_no_links(folder: Path, may_be: Iterable[str] = ()) -> None:
     """Raise InputError if an entry of a folder that medlt writes in is a link, but for those named in `may_be`."""
-    links = [path for path in sorted(folder.iterdir()) if path.is_symlink() and path.name not in may_be]
-    if links:
-        where = links[0].absolute()
+    for path in sorted(one for one in folder.iterdir() if one.is_symlink() and one.name not in may_be):
+        where = path.absolute()
         raise InputError(f"{where}: is a link, and medlt writes nothing behind links here; move it away, and run again")
 
 
