@@ -60,9 +60,7 @@ class RemoteFile:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        whole = (
-            str(self) if self.url.startswith("http") else self.url
-        )  # '?' and '#' may be part of the key of an object
+        whole = str(self) if self.url.startswith("http") else self.url  # the key of an object may hold '?' and '#'
         return PurePosixPath(whole).name
 
     @property
