@@ -69,8 +69,9 @@ STORES = r"(run|trained)/(artifacts|stages/shards)/.*"
 NOT_READ = {
     "convert": [], "augment": [], "train": [STORES], "verify": [],
     "evaluate": [STORES, r"run/(?!config.yaml|run.json|manifest|plan|checks|images|stages/data/phantom).*"],
-    "audit": [r"run/artifacts/(classifier|codec_check|images-32)/.*", r"run/stages/(shards|data/phantom/(labels|ph)).*",
-              r"run/(codec_check|grid|rejected|training|scores|panels).*"],
+    "audit": [r"run/artifacts/(classifier|codec_check|images-32)/.*",
+              r"run/stages/(shards|rejected|data/phantom/(labels|ph)).*",
+              r"run/(codec_check|grid|rejected|training|scores|panels|denoiser).*"],
     "release": [r"run/artifacts/(classifier|codec_check|images|latents|pixels).*", r"run/stages/data/phantom/.*",
                 r"run/(codec_check|grid|rejected|training|panels|report|SCORECARD|scorecard|DATASHEET|MODEL).*"],
 }  # fmt: skip

@@ -189,7 +189,6 @@ VERSIONS = {
     "augment": ("a version in run.json", "run/run.json"),
     "train": ("a version in run.json", "trained/run.json"),
     "evaluate": ("a version in run.json", "experiment/run.json"),
-    "audit": ("a version in run.json", "run/run.json"),
     "release": ("a version in run.json", "run/run.json"),
     "verify": ("the format of the release", "release/release.json"),
 }
