@@ -142,14 +142,17 @@ class RunFolder(Generic[C]):
 
 
 @contextmanager
-def opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
+def opened(config: C, progress: Progress, several: bool = False) -> Iterator[RunFolder[C]]:
     """Open the run folder of a config, for this process alone, and yield it with the config's number of torch threads.
 
-    In a distributed training the first process opens it, and the others work beside it without files of their own.
+    several: torchrun may start the recipe. The first process then opens the folder, and the others work beside it
+    without files of their own.
 
     Raises InputError if another process works in the folder, if it was made by another config, if it is not empty and
     not a run folder, or if a private run cannot use its budget book. Call the checks of `_checks` first.
     """
+    if not several and processes.started() > 1:
+        raise InputError(f"{processes.started()} processes were started; start one, or train by `medlt train`")
     if processes.first():
         with _opened(config, progress) as run, processes.joined(config.device):
             yield run

@@ -31,7 +31,7 @@ def main(config: configs.RunConfig, part: str, progress: Progress = silent) -> P
         raise InputError(f"{part!r} is not a part of a run; train one of {', '.join(PARTS)}")
     _check_privacy(config, part)
     rows = check(config)
-    with opened(config, progress) as run:
+    with opened(config, progress, several=True) as run:
         with processes.first_ahead():
             cohort = open_cohort(run, rows)
         if processes.count() == 1:
