@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EXTRAS ?=
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: demo test browser ray remote faults lint ladder docs notebooks wheelhouse audit-dependencies
+.PHONY: demo test browser ray remote faults lint ladder capacity docs notebooks wheelhouse audit-dependencies
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,11 @@ lint: $(READY)
 ladder: $(READY)
 	rm -rf runs/small_ladder runs/small_ladder_paste runs/small_ladder_artifacts
 	$(BIN)/medlt evaluate --ladder phantom/small_ladder
+
+# the cost of each stage with few images; it ends with 1 if the cost of one grows too fast with their number
+capacity: export OMP_NUM_THREADS = 1
+capacity: $(READY)
+	$(BIN)/python benchmarks/capacity.py --short
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

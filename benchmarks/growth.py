@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from common import table
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,6 +37,7 @@ from medlt.checks.bands import Rule, band
 from medlt.checks.near_copy import near_copy
 from medlt.checks.real_copy import real_copies
 from medlt.checks.sanity import copies
+from medlt.data.convert.encode import png
 from medlt.data.duplicates import ImageHash, duplicates
 from medlt.data.manifest import Manifest
 from medlt.evaluation.quality import quality
@@ -55,15 +58,23 @@ FINDINGS = ("Rare", "Common", "No Finding")
 Work = Callable[[], object]
 
 
-def smooth(count: int, name: str) -> Tensor:
-    """Smooth images uint8 [count,1,32,32], no two alike."""
-    coarse = torch.rand(count, 1, 8, 8, generator=torch_generator("growth", name))
-    return (functional.interpolate(coarse, size=(32, 32), mode="bilinear") * 255).to(torch.uint8)
+def smooth(count: int, name: str, block: int = 1000) -> Tensor:
+    """Smooth images uint8 [count,1,32,32], no two alike, made a block at a time."""
+    draw, parts = torch_generator("growth", name), []
+    for start in range(0, count, block):
+        coarse = torch.rand(min(block, count - start), 1, 8, 8, generator=draw)
+        parts.append((functional.interpolate(coarse, size=(32, 32), mode="bilinear") * 255).to(torch.uint8))
+    return torch.cat(parts)
 
 
 def named(images: Tensor) -> tuple[list[str], Callable[[Sequence[str]], Tensor]]:
-    """Return uids, and the images by uid."""
-    return [str(i) for i in range(len(images))], lambda uids: images[[int(uid) for uid in uids]]
+    """Return uids, and a function that decodes the PNG files of some of them."""
+    files = [png(one.numpy()) for one in images[:, 0]]
+
+    def read(uids: Sequence[str]) -> Tensor:
+        return torch.stack([torch.from_numpy(np.array(Image.open(BytesIO(files[int(uid)]))))[None] for uid in uids])
+
+    return [str(i) for i in range(len(images))], read
 
 
 def points(count: int, name: str, size: int = 64) -> np.ndarray:
@@ -88,13 +99,15 @@ def train_table(count: int, tail: int) -> TrainTable:
 def copies_of_set(count: int, folder: Path) -> Work:
     images = smooth(count, "made")
     images[count // 2 :: 100] = images[: len(images[count // 2 :: 100])]
-    return lambda: copies(*named(images))
+    given = named(images)
+    return lambda: copies(*given)
 
 
 def copies_of_real(count: int, folder: Path) -> Work:
     made, real = smooth(count, "made"), smooth(count, "real")
     made[::100] = real[::100].flip(-1)
-    return lambda: real_copies(*named(made), *named(real))
+    given = *named(made), *named(real)
+    return lambda: real_copies(*given)
 
 
 def fusion_plan(count: int, folder: Path) -> Work:
