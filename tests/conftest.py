@@ -1,6 +1,7 @@
 """Shared by all tests: where the real radiographs are, and how hypothesis draws."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ def real_data() -> Path:
     if not (place := os.environ.get("MEDLT_DATA")):
         pytest.skip("set MEDLT_DATA to the folder of real radiographs to run this test")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def reseal() -> Callable[[Path], None]:
+    """Seals a run folder as it is, for tests that change its files."""
+    from medlt.files import write_json
+    from medlt.recipes._sealed import read_record, seal, with_checksum
+
+    return lambda folder: write_json(folder / "run.json", with_checksum(read_record(folder) | {"files": seal(folder)}))
 
 
 TINY: dict[str, Any] = {

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +22,7 @@ from medlt.writer import write_metadata
 
 
 @pytest.fixture
-def fanned(tiny_run: medlt.Run, tmp_path: Path) -> Path:
+def fanned(tiny_run: medlt.Run, tmp_path: Path, reseal: Callable[[Path], None]) -> Path:
     """A copy of the run as it is where a folder holds two images."""
     run = Path(shutil.copytree(tiny_run.folder, tmp_path / "run"))
     manifest = Manifest.read(run / "manifest.parquet")
@@ -34,6 +35,7 @@ def fanned(tiny_run: medlt.Run, tmp_path: Path) -> Path:
     rows = manifest.rows.assign(path=[paths.get(uid, path) for uid, path in manifest.rows["path"].items()])
     Manifest(rows, manifest.findings, run).write(run / "manifest.parquet")
     write_metadata(run, rows[synthetic], manifest.findings, parents=True)
+    reseal(run)
     return run
 
 
@@ -94,12 +96,15 @@ def test_no_path_of_a_manifest_leads_out_of_the_images(path: str, name: str) -> 
     assert image_name("u", path) == name
 
 
-def test_a_release_takes_no_file_that_a_manifest_names_elsewhere(fanned: Path, tmp_path: Path) -> None:
+def test_a_release_takes_no_file_that_a_manifest_names_elsewhere(
+    fanned: Path, tmp_path: Path, reseal: Callable[[Path], None]
+) -> None:
     rows = pd.read_parquet(fanned / "manifest.parquet")
     uid = Manifest.read(fanned / "manifest.parquet").rows.query("synthetic == True").index[0]
     (tmp_path / "secret.png").write_bytes(b"secret")
     rows.loc[uid, "path"] = "../secret.png"
     rows.to_parquet(fanned / "manifest.parquet")
+    reseal(fanned)
     with pytest.raises(InputError, match="no such image"):
         build_release(fanned, tmp_path / "release")
     with (fanned / "images" / "metadata.csv").open(newline="") as handle:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ from medlt.cli import app
 from medlt.config import EvaluateConfig, dump
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
-from medlt.files import write_json
 from medlt.recipes._cohort import open_cohort
-from medlt.recipes._sealed import read_record, seal, with_checksum
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import open_sources
 from medlt.recipes.evaluate import main
@@ -292,12 +291,14 @@ def test_a_source_is_only_read_whatever_the_threads(finished: Path, tmp_path: Pa
     np.testing.assert_allclose(own, given.kept.loc[uids, "verifier"], atol=1e-6)  # as the run's check has found them
 
 
-def test_images_whose_judge_saw_a_parent_are_refused_before_training(finished: Path, tmp_path: Path) -> None:
+def test_images_whose_judge_saw_a_parent_are_refused_before_training(
+    finished: Path, tmp_path: Path, reseal: Callable[[Path], None]
+) -> None:
     source = tmp_path / "source"
     shutil.copytree(finished, source)
     held = Manifest.read(source / "manifest.parquet")
     Manifest(held.rows.assign(fold=1 - held.rows["fold"]), held.findings, held.root).write(source / "manifest.parquet")
-    write_json(source / "run.json", with_checksum(read_record(source) | {"files": seal(source)}))
+    reseal(source)
     with pytest.raises(InputError, match=r"was trained on .* a parent of image"):
         main(experiment(finished, tmp_path / "run", sources={"fusion": {"run": str(source)}}))
     assert not (tmp_path / "run" / "artifacts" / "classifier").exists()

@@ -108,21 +108,32 @@ def _spoil(source: Path, change: Callable[[pd.DataFrame], pd.DataFrame], name: s
     changed.to_parquet(source / name)
 
 
+@pytest.fixture
+def spoil(source: Path, reseal: Callable[[Path], None]) -> Callable[..., None]:
+    """Changes a table of the source, as a run that was made so would have it."""
+
+    def change(*given: Any) -> None:
+        _spoil(source, *given)
+        reseal(source)
+
+    return change
+
+
 @pytest.mark.parametrize("column", ["finding", "slot", "fold"])
-def test_a_source_whose_rows_lack_their_plan_is_told(make: Make, source: Path, column: str) -> None:
-    _spoil(source, lambda rows: rows.drop(columns=column))
+def test_a_source_whose_rows_lack_their_plan_is_told(make: Make, spoil: Callable[..., None], column: str) -> None:
+    spoil(lambda rows: rows.drop(columns=column))
     with pytest.raises(InputError, match=f"source fusion: no column {column}"):
         main(make())
 
 
-def test_images_of_a_finding_nobody_knows_are_refused(make: Make, source: Path) -> None:
-    _spoil(source, lambda rows: rows.assign(finding=rows["finding"].where(rows["finding"].isna(), "Nonsense")))
+def test_images_of_a_finding_nobody_knows_are_refused(make: Make, spoil: Callable[..., None]) -> None:
+    spoil(lambda rows: rows.assign(finding=rows["finding"].where(rows["finding"].isna(), "Nonsense")))
     with pytest.raises(InputError, match=r"source fusion: image .* is made for no finding of the experiment"):
         main(make())
 
 
-def test_a_source_that_learnt_from_other_labels_is_refused(make: Make, source: Path) -> None:
-    _spoil(source, lambda rows: rows.assign(Effusion=1.0), "stages/data/manifest.parquet")
+def test_a_source_that_learnt_from_other_labels_is_refused(make: Make, spoil: Callable[..., None]) -> None:
+    spoil(lambda rows: rows.assign(Effusion=1.0), "stages/data/manifest.parquet")
     with pytest.raises(InputError, match=r"source fusion: trained with other labels of \d+ train images"):
         main(make())
 
