@@ -186,17 +186,17 @@ def _schema(table: pd.DataFrame) -> Any:
 
 
 def _require_parts(folder: Path) -> None:
-    """Raise ValueError if a part that the names of the others count is not there."""
+    """Raise InputError if a part that the names of the others count is not there."""
     matches = [re.fullmatch(r"part-(\d+)-of-(\d+)\.parquet", path.name) for path in folder.iterdir()]
     numbers = {(int(match[1]), int(match[2])) for match in matches if match}
     if numbers and numbers != {(number, max(numbers)[1]) for number in range(max(numbers)[1])}:
-        raise ValueError(f"it has {len(numbers)} of {max(numbers)[1]} parts; restore the others")
+        raise InputError(f"{folder}: has {len(numbers)} of {max(numbers)[1]} parts; restore the others")
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table that `write_table` or `write_table_parts` wrote; lists stay lists.
 
-    Raises OSError or ValueError for any other file, and for a folder that lacks a part.
+    Raises OSError or ValueError for any other file, and InputError for a folder that lacks a part.
     """
     import numpy as np
     import pandas as pd

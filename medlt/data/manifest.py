@@ -67,17 +67,16 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Read a manifest.parquet, a file or a folder of parts; relative paths in it start from the folder it is in.
-
-        Raises InputError if it is invalid.
-        """
+        """Read a manifest.parquet, a file or folder of parts; paths start from its folder. Raises InputError."""
         path = Path(path)
         if not path.exists():
             raise InputError(f"{path.absolute()}: no such manifest; check the path, or make one with `medlt manifest`")
         try:
             rows = read_table(path)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from None
+            if isinstance(error, InputError):  # a part of the table is missing
+                raise
+            raise InputError(f"{path}: not readable as parquet; restore it from a copy, or make it again") from None
         if rows.index.name != "uid" and "uid" in rows.columns:
             rows = rows.set_index("uid")
         try:

@@ -96,7 +96,7 @@ def test_a_part_that_is_gone_is_one_line(tmp_path: Path) -> None:
         file = tmp_path / "m.parquet" / name
         data = file.read_bytes()
         file.unlink()
-        with pytest.raises(InputError, match="it has 2 of 3 parts; restore the others"):
+        with pytest.raises(InputError, match="has 2 of 3 parts; restore the others"):
             Manifest.read(tmp_path / "m.parquet")
         file.write_bytes(data)
     assert Manifest.read(tmp_path / "m.parquet").rows.equals(whole.rows)

@@ -40,8 +40,8 @@ def _entries(manifest: Path, sources: Path) -> pd.DataFrame:
     """Return file and view by path of the first frames of a conversion; empty if the manifest is not of one."""
     try:
         rows = pd.read_parquet(manifest)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{manifest}: not readable as parquet: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError):
+        raise InputError(f"{manifest}: not readable as parquet; restore it from a copy, or make it again") from None
     if not {"path", "source", "frame", "view"} <= {*rows}:
         return pd.DataFrame({"file": [], "view": []}, dtype="str")
     table = read_table(sources, ("source", "file"))

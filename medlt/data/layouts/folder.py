@@ -71,8 +71,8 @@ def _converted(path: Path, crosswalk: Path | None) -> pd.DataFrame | None:
         raise InputError(f"{path}: no such file, and --crosswalk needs one; give OUT/release of `medlt convert` as SRC")
     try:
         rows = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError):
+        raise InputError(f"{path}: not readable as parquet; restore it from a copy, or make it again") from None
     if rows.attrs.get("findings"):
         return None
     rows = rows.reset_index() if rows.index.name else rows
