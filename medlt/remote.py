@@ -129,7 +129,7 @@ def require_plain(url: str) -> None:
     """Raise InputError for a URL that names a user or a password, or chains protocols."""
     if "@" in urlsplit(url).netloc:
         raise InputError(f"{public(url)}: the URL holds a user or password; give credentials by the environment")
-    if "::" in url.partition("://")[0] or "::" in url:
+    if "::" in url:
         raise InputError(f"{public(url)}: chained protocols are not read; give a single one, such as s3://bucket/key")
 
 

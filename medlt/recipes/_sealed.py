@@ -19,7 +19,10 @@ from medlt.yaml_text import read_yaml
 
 SEAL = "files"
 """The section of run.json."""
-TABLES = ("manifest.parquet", "plan.parquet", "checks.parquet", "images/metadata.csv", REAL_ROWS.as_posix())
+TABLES = (
+    "manifest.parquet", "plan.parquet", "checks.parquet", "quality.parquet", "localisation.parquet",
+    "sparse_code_metrics.parquet", "images/metadata.csv", REAL_ROWS.as_posix(),
+)  # fmt: skip
 FREE = ("output_dir", "artifacts_dir", "budget_book", "threads", "device", *WORKING)
 """Keys of a config that may change when a run folder moves to another place."""
 
