@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/engines.py FOLDER [--rows 10000] [--repeats 1] > benchmarks/results/engines.md
 
 Pastes real lesions (phantom/recompose), which is the cheapest method, so the engine's share of the time is the largest.
-A time runs from the call of the engine to its last shard, with the start of the workers; publication, which one
-process does for every engine, is not in it. Needs `pip install "medlt[ray]"`.
+A time runs from the call of the engine to its last shard, with the start of the workers; then the run is stopped, since
+one process publishes for every engine. Needs `pip install "medlt[ray]"`.
 """
 
 from __future__ import annotations
@@ -42,27 +42,33 @@ def config(folder: Path, name: str, rows: int, settings: dict[str, object]) -> R
     return load_config(catalogue.path("phantom/recompose"), [f"{key}={value}" for key, value in given.items()])
 
 
+class Done(Exception):  # noqa: N818
+    """Ends a run when its shards are made; holds the seconds and the number of rows."""
+
+
 def seconds(settings: RunConfig) -> tuple[float, int]:
     """Return the seconds in which all shards were made, and the number of rows."""
-    spans: list[tuple[float, int]] = []
     real = _publish._make_round
 
     def timed(run, writer, built, rows, checks):  # type: ignore[no-untyped-def]
         start = time.perf_counter()
         real(run, writer, built, rows, checks)
-        spans.append((time.perf_counter() - start, len(rows)))
+        raise Done(time.perf_counter() - start, len(rows))
 
     _publish._make_round = timed
     try:
         augment(settings)
+    except Done as done:
+        return done.args[0], done.args[1]
     finally:
         _publish._make_round = real
-    return sum(one for one, _ in spans), sum(count for _, count in spans)
+    raise AssertionError("no round was made")
 
 
 def image_bytes(run: Path) -> str:
     """Return a digest of all images."""
-    return digest([(file.name, file.read_bytes()) for file in sorted((run / "images").rglob("*.png"))])
+    files = sorted((run / "stages" / "shards").rglob("*.png"), key=lambda file: file.name)
+    return digest(*(part for file in files for part in (file.name.encode(), file.read_bytes())))
 
 
 def main() -> None:
@@ -72,15 +78,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=1)
     given = parser.parse_args()
-    augment(config(given.folder / "warm", "warm", 16, {"workers": 1, "artifacts_dir": given.folder / "artifacts"}))
+    shared: dict[str, object] = {"artifacts_dir": given.folder / "artifacts"}
+    warm = config(given.folder / "warm", "warm", 16, {"workers": 1, **shared})
+    augment(warm)
+    rows = Path(warm.output_dir) / "stages" / "data" / "manifest.parquet"
+    shared["data"] = f'{{"kind": "manifest", "path": "{rows.absolute()}"}}'
     times: dict[str, list[float]] = {name: [] for name in ENGINES}
     bytes_: set[str] = set()
     count = 0
     for turn in range(given.repeats):
         for name, settings in ENGINES.items():
-            one = config(
-                given.folder / str(turn), name, given.rows, {**settings, "artifacts_dir": given.folder / "artifacts"}
-            )
+            one = config(given.folder / str(turn), name, given.rows, {**settings, **shared})
             taken, count = seconds(one)
             times[name].append(taken)
             bytes_.add(image_bytes(Path(one.output_dir)))
