@@ -27,7 +27,7 @@ from medlt.types import InputError
 from medlt.writer import DatasetWriter
 
 TRIES = 3
-"""How often in a row the shards of lost workers are begun without one of them getting done."""
+"""How often in a row missing shards are begun without one of them appearing."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +80,24 @@ def make_in_workers(
 ) -> None:
     """Make the shards of `pieces` that do not exist yet on the config's engine; strengths: those of `Built`.
 
-    Raises InputError if workers die again and again, or the engine cannot start.
+    Raises InputError if shards stay missing, or the engine cannot start.
     """
     spec = MethodSpec(run.folder.absolute(), writer.models, writer.run_id, strengths)
-    total, tries = sum(map(len, pieces)), 0
+    total, tries, before = sum(map(len, pieces)), 0, len(pieces) + 1
     while missing := [piece for piece in pieces if not writer.has(piece)]:
+        tries, before = 0 if len(missing) < before else tries + 1, len(missing)
+        if tries == TRIES:
+            raise InputError(
+                f"{run.folder}: {len(missing)} shard(s) are missing after {TRIES} tries: their workers ended, as "
+                "happens when memory runs out (use fewer), or this folder is not shared with them; then run again "
+                "(finished shards are kept)"
+            )
         done = total - sum(map(len, missing))
         run.runtime.progress("images", done, total)
-        tries, engine = tries + 1, _engine(run.config, len(missing))
+        engine = _engine(run.config, len(missing))
         for rows, made in run_tasks(engine, build_maker, (spec,), missing, lost_shard, ahead=1):
             if made:
                 run.runtime.progress("images", done := done + len(rows), total)
-                tries = 0
-        if tries == TRIES:
-            raise InputError(
-                f"{run.folder}: the workers of {len(missing)} shard(s) ended unexpectedly {TRIES} times, as happens "
-                "when memory runs out; use fewer workers and run again (finished shards are kept)"
-            )
     run.runtime.progress("images", total, total)
 
 

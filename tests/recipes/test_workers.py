@@ -77,16 +77,17 @@ def test_shards_of_a_killed_worker_are_made_again(tiny: Tiny, trained: Path, tmp
     assert contents(run) == wanted
 
 
-def test_workers_that_always_die_are_one_line(
-    tiny: Tiny, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("answer", [False, True])  # died; wrote to a folder that is not shared
+def test_shards_that_never_appear_are_one_line(
+    tiny: Tiny, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bool
 ) -> None:
     def dying(*given: Any, **settings: Any) -> Iterator[tuple[pd.DataFrame, bool]]:
         calls.append(1)
-        return ((rows, False) for rows in given[3])
+        return ((rows, answer) for rows in given[3])
 
     calls: list[int] = []
     monkeypatch.setattr(_workers, "run_tasks", dying)
-    with pytest.raises(InputError, match=r"shard\(s\) ended unexpectedly 3 times.*use fewer workers and run again"):
+    with pytest.raises(InputError, match=r"shard\(s\) are missing after 3 tries.*use fewer.*is not shared"):
         augment(config(tiny, tmp_path / "run", "fusion", artifacts_dir=str(trained), workers=2))
     assert len(calls) == 3
 
