@@ -2,7 +2,8 @@
 
 A task that hangs or kills its process therefore ends as it does on one machine, and is not tried for ever. An actor or
 a node that is lost is replaced by Ray, which gives its batches to another. Files are read and written by path, so all
-nodes need the same shared folders. Statistics of use and the dashboard of Ray stay off.
+nodes need the same shared folders. Statistics of use and the dashboard of Ray stay off. What is pickled are messages
+between the processes of one run, as in `multiprocessing`; no pickle is ever a file.
 """
 
 from __future__ import annotations

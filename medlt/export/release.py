@@ -13,7 +13,6 @@ artifact, after it was copied. Cards and tables are written for it.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from medlt.export.deployment import deployment
 from medlt.export.images import gives_parents
 from medlt.export.provenance import provenance, public_ledger, run_id
 from medlt.export.signature import SUFFIX, sign_file
-from medlt.files import digest_file, whole_folder, write_json, write_text
+from medlt.files import digest_file, sha256, whole_folder, write_json, write_text
 from medlt.privacy.book import WEIGHTS
 from medlt.privacy.card import datasheet, model_card
 from medlt.privacy.claims import Claim, claim, private_runs
@@ -65,12 +64,6 @@ def build_release(run: Path, out: Path, sign: Path | None = None, signer: str = 
         write_json(fresh / RECORD, record)
         key = {} if sign is None else {"key": sign_file(fresh / RECORD, sign, signer)}
     return record | key
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file, 64 hex digits."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def files_of(folder: Path) -> dict[str, Path]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medlt.export.deployment import deployment
-from medlt.export.release import FORMAT, RECORD, SIGNATURE, files_of, sha256
+from medlt.export.release import FORMAT, RECORD, SIGNATURE, files_of
 from medlt.export.signature import verify_file
+from medlt.files import sha256
 from medlt.markdown_text import inline
 from medlt.privacy.accounting import spent
 from medlt.privacy.claims import Claim

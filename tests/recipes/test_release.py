@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from medlt.cli import app
 from medlt.data.manifest import Manifest
-from medlt.export.release import build_release, sha256
+from medlt.export.release import build_release
 from medlt.export.release_check import verify_release
-from medlt.files import write_json, write_text
+from medlt.files import sha256, write_json, write_text
 from medlt.privacy import claim
 from medlt.types import InputError
 
