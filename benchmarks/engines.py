@@ -3,23 +3,27 @@
     OMP_NUM_THREADS=1 python benchmarks/engines.py FOLDER [--rows 10000] [--repeats 1] > benchmarks/results/engines.md
 
 Pastes real lesions (phantom/recompose), which is the cheapest method, so the engine's share of the time is the largest.
-A time runs from the call of the engine to its last shard, with the start of the workers; then the run is stopped, since
-one process publishes for every engine. Needs `pip install "medlt[ray]"`.
+Every engine runs in a process of its own, with the trained parts of an earlier run. "images": from the call of the
+engine to the last shard. "until the images": from the start of the process, with the start of the engine, which begins
+while the run is prepared. "whole command": with the publication, which is the same single process for every engine.
+Needs `pip install "medlt[ray]"`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from common import machine
 
 from medlt.config import RunConfig, catalogue, load_config
 from medlt.files import digest
-from medlt.recipes import _publish
-from medlt.recipes.augment import main as augment
 
 ENGINES = {
     "one process": {"engine": '{"kind": "local"}', "workers": 1},
@@ -27,13 +31,13 @@ ENGINES = {
     "Ray, 1 worker": {"engine": '{"kind": "ray"}', "workers": 1},
     "Ray, 2 workers": {"engine": '{"kind": "ray"}', "workers": 2},
 }
+SPANS = ("images", "until the images", "whole command")
 
 
 def config(folder: Path, name: str, rows: int, settings: dict[str, object]) -> RunConfig:
-    """Return the config of one run; all share their trained parts."""
+    """Return the config of one run."""
     given = {
         "output_dir": folder / name.replace(" ", "_").replace(",", ""),
-        "artifacts_dir": folder / "artifacts",
         "threads": 1,
         "targets.count": 100_000,
         "targets.max_per_finding": -(-rows // 8),  # four findings are in the tail, with two candidates an image
@@ -42,32 +46,36 @@ def config(folder: Path, name: str, rows: int, settings: dict[str, object]) -> R
     return load_config(catalogue.path("phantom/recompose"), [f"{key}={value}" for key, value in given.items()])
 
 
-class Done(Exception):  # noqa: N818
-    """Ends a run when its shards are made; holds the seconds and the number of rows."""
+def run_here(folder: Path, name: str, rows: int, settings: dict[str, Any]) -> dict[str, float]:
+    """Make the images of one run in this process; return its number of rows, and the times when images were begun and
+    made."""
+    from medlt.recipes import _publish
+    from medlt.recipes.augment import main as augment
 
-
-def seconds(settings: RunConfig) -> tuple[float, int]:
-    """Return the seconds in which all shards were made, and the number of rows."""
-    real = _publish._make_round
+    real, times = _publish._make_round, {}
 
     def timed(run, writer, built, rows, checks):  # type: ignore[no-untyped-def]
-        start = time.perf_counter()
+        begun = time.time()
         real(run, writer, built, rows, checks)
-        raise Done(time.perf_counter() - start, len(rows))
+        times.update(begun=begun, made=time.time(), rows=len(rows))
 
     _publish._make_round = timed
-    try:
-        augment(settings)
-    except Done as done:
-        return done.args[0], done.args[1]
-    finally:
-        _publish._make_round = real
-    raise AssertionError("no round was made")
+    augment(config(folder, name, rows, settings))
+    return times
+
+
+def seconds(folder: Path, name: str, rows: int, settings: dict[str, Any]) -> tuple[list[float], int]:
+    """Return the seconds of SPANS of one run in a process of its own, and the number of its rows."""
+    call = [sys.executable, __file__, str(folder), "--rows", str(rows), "--one", name, json.dumps(settings)]
+    start = time.time()
+    done = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True)
+    end, times = time.time(), json.loads(done.stdout.splitlines()[-1])
+    return [times["made"] - times["begun"], times["made"] - start, end - start], times["rows"]
 
 
 def image_bytes(run: Path) -> str:
     """Return a digest of all images."""
-    files = sorted((run / "stages" / "shards").rglob("*.png"), key=lambda file: file.name)
+    files = sorted((run / "images").rglob("*.png"), key=lambda file: file.name)
     return digest(*(part for file in files for part in (file.name.encode(), file.read_bytes())))
 
 
@@ -77,31 +85,43 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--one", nargs=2, metavar=("NAME", "SETTINGS"), help="make the images of one run")
     given = parser.parse_args()
-    shared: dict[str, object] = {"artifacts_dir": given.folder / "artifacts"}
-    warm = config(given.folder / "warm", "warm", 16, {"workers": 1, **shared})
-    augment(warm)
-    rows = Path(warm.output_dir) / "stages" / "data" / "manifest.parquet"
-    shared["data"] = f'{{"kind": "manifest", "path": "{rows.absolute()}"}}'
-    times: dict[str, list[float]] = {name: [] for name in ENGINES}
+    if given.one:
+        print(json.dumps(run_here(given.folder, given.one[0], given.rows, json.loads(given.one[1]))))
+        return
+    shared: dict[str, Any] = {"artifacts_dir": str(given.folder / "artifacts")}
+    seconds(given.folder, "warm", 16, {"workers": 1, **shared})
+    rows = given.folder.absolute() / "warm" / "stages" / "data" / "manifest.parquet"
+    shared["data"] = f'{{"kind": "manifest", "path": "{rows}"}}'
+    times: dict[str, list[list[float]]] = {name: [] for name in ENGINES}
     bytes_: set[str] = set()
-    count = 0
     for turn in range(given.repeats):
         for name, settings in ENGINES.items():
-            one = config(given.folder / str(turn), name, given.rows, {**settings, **shared})
-            taken, count = seconds(one)
+            taken, count = seconds(given.folder / str(turn), name, given.rows, {**settings, **shared})
             times[name].append(taken)
-            bytes_.add(image_bytes(Path(one.output_dir)))
-    middle = {name: statistics.median(values) for name, values in times.items()}
-    print(f"# Engines\n\n{machine()}\n\n{count:,} rows of phantom/recompose, {given.repeats} run(s) each, in turn.")
-    print("All images are equal byte for byte.\n" if len(bytes_) == 1 else "THE IMAGES DIFFER.\n")
-    print("| engine | seconds | rows/s | times one process |\n|---|---|---|---|")
-    for name, taken in middle.items():
-        spread = f" ({min(times[name]):.0f} to {max(times[name]):.0f})" if given.repeats > 1 else ""
-        print(f"| {name} | {taken:.0f}{spread} | {count / taken:.1f} | {middle['one process'] / taken:.2f} |")
-    print(
-        f"\nRay against local, 2 workers: {middle['Ray, 2 workers'] / middle['local, 2 workers'] - 1:+.1%} of the time."
-    )
+            bytes_.add(image_bytes(config(given.folder / str(turn), name, given.rows, {}).output_dir))
+    show(times, count, same=len(bytes_) == 1)
+
+
+def show(times: dict[str, list[list[float]]], count: int, *, same: bool) -> None:
+    """Print the median seconds of every engine, with their range, and the gains."""
+    middle = {name: [statistics.median(span) for span in zip(*runs, strict=True)] for name, runs in times.items()}
+    print(f"# Engines\n\n{machine()}\n\n{count:,} rows of phantom/recompose, {len(times['one process'])} run(s) each.")
+    print("All images are equal byte for byte.\n" if same else "THE IMAGES DIFFER.\n")
+    print("| engine |" + "".join(f" {span}, s | times one process |" for span in SPANS))
+    print("|---" * 7 + "|")
+    for name, runs in times.items():
+        cells = [f"{value:.0f}" for value in middle[name]]
+        if len(runs) > 1:
+            cells = [
+                f"{cell} ({min(span):.0f} to {max(span):.0f})"
+                for cell, span in zip(cells, zip(*runs, strict=True), strict=True)
+            ]
+        gains = [one / own for one, own in zip(middle["one process"], middle[name], strict=True)]
+        print(f"| {name} |" + "".join(f" {cell} | {gain:.2f} |" for cell, gain in zip(cells, gains, strict=True)))
+    pairs = zip(SPANS, middle["Ray, 2 workers"], middle["local, 2 workers"], strict=True)
+    print("\nRay against local, 2 workers: " + ", ".join(f"{span} {ray / own - 1:+.1%}" for span, ray, own in pairs))
 
 
 if __name__ == "__main__":

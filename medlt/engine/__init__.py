@@ -3,7 +3,7 @@
 The results do not depend on the engine, on the number of workers, or on workers that are lost on the way.
 """
 
-from medlt.engine.choice import EngineChoice, run_tasks
+from medlt.engine.choice import EngineChoice, ready, run_tasks
 from medlt.engine.pool import Pool, worker_environment
 
-__all__ = ["EngineChoice", "Pool", "run_tasks", "worker_environment"]
+__all__ = ["EngineChoice", "Pool", "ready", "run_tasks", "worker_environment"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from medlt.engine.pool import AHEAD, Pool
+from medlt.engine.pool import AHEAD, Pool, start_early
 from medlt.types import InputError
 
 T = TypeVar("T")
@@ -32,10 +33,35 @@ class EngineChoice:
         if not self.gpus:
             return [{}]
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = given.split(",") if given else [str(i) for i in range(self.gpus)]
+        names = given.split(",") if given else [str(i) for i in range(_gpus_here())]
         if len(names) < self.gpus:
-            raise InputError(f"gpus: {self.gpus} requested, but CUDA_VISIBLE_DEVICES has {len(names)}; lower gpus")
+            place = "CUDA_VISIBLE_DEVICES" if given else "this machine"
+            raise InputError(f"gpus: {self.gpus} requested, but {place} has {len(names)}; lower gpus")
         return [{"CUDA_VISIBLE_DEVICES": name} for name in names[: self.gpus]]
+
+
+def _gpus_here() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+@contextmanager
+def ready(engine: EngineChoice, module: str) -> Iterator[None]:
+    """Start an engine at the beginning of this block, so that it is there when tasks come; Ray ends with the block.
+
+    Its workers import `module`, that of the tasks, while this process goes on. Raises InputError as `run_tasks` does,
+    and for more GPUs than there are.
+    """
+    if engine.kind == "ray":
+        from medlt.engine.on_ray import connected
+
+        with connected(engine, module):
+            yield
+        return
+    engine.environments()
+    start_early(module)
+    yield
 
 
 def run_tasks(

@@ -48,6 +48,15 @@ def _context(module: str) -> ForkServerContext | SpawnContext:
     return context
 
 
+def start_early(module: str) -> None:
+    """Let the process that forks workers start now and import `module`, while this one goes on."""
+    if _context(module).get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        with worker_environment():
+            forkserver.ensure_running()
+
+
 @dataclass(frozen=True)
 class _Raised:
     """The exception of a task, on its way to the parent."""
@@ -86,7 +95,7 @@ def _serve(
     try:
         function = make(*args)
     except Exception as error:
-        pipe.send(_sendable(error))
+        pipe.send(_Raised(sendable(error)))
         return
     pipe.send(None)
     with suppress(EOFError, OSError):
@@ -100,16 +109,16 @@ def _answer(function: Callable[[Any], Any], task: Any) -> Any:
     try:
         return function(task)
     except Exception as error:
-        return _sendable(error)
+        return _Raised(sendable(error))
 
 
-def _sendable(error: Exception) -> _Raised:
+def sendable(error: Exception) -> Exception:
     """Return an exception that survives the way to another process."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    return _Raised(error)
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 class Pool(Generic[T, R]):
@@ -244,7 +253,7 @@ class Pool(Generic[T, R]):
 
 
 class worker_environment:  # noqa: N801
-    """Context manager that sets environment variables for the processes started inside.
+    """Context manager that sets environment variables for the processes started inside, and `own`.
 
     Numeric libraries use one thread each: two processes with one thread are faster than one with two. The C allocator
     keeps large blocks: mapping and unmapping a radiograph's buffers for every file costs a third of its time.
@@ -256,9 +265,12 @@ class worker_environment:  # noqa: N801
         "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
     }
 
+    def __init__(self, own: Mapping[str, str] | None = None) -> None:
+        self._set = self._SET | dict(own or {})
+
     def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._SET}
-        os.environ.update(self._SET)
+        self._before = {name: os.environ.get(name) for name in self._set}
+        os.environ.update(self._set)
 
     def __exit__(self, *_: object) -> None:
         for name, value in self._before.items():

@@ -8,13 +8,14 @@ that one process makes. The shards of a worker that is lost are made again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from medlt import config as configs
-from medlt.engine import EngineChoice, run_tasks
+from medlt.engine import EngineChoice, ready, run_tasks
 from medlt.recipes._calibrate import with_strengths
 from medlt.recipes._cohort import filed_cohort
 from medlt.recipes._learn import learn
@@ -44,6 +45,16 @@ class MethodSpec:
 def in_workers(config: configs.RunConfig) -> bool:
     """Return whether images are made by worker processes, not by the process of the run."""
     return config.workers > 1 or config.engine != configs.EngineConfig()
+
+
+def workers_ready(run: RunFolder[configs.RunConfig]) -> AbstractContextManager[None]:
+    """Start the workers' engine while the run is prepared. Raises InputError, before any training, if it cannot start.
+
+    Nothing is started if one process makes the images, or if the run is finished.
+    """
+    if not in_workers(run.config) or run.path("manifest.parquet").is_file():
+        return nullcontext()
+    return ready(_engine(run.config), __name__)
 
 
 def build_maker(spec: MethodSpec) -> Callable[[pd.DataFrame], bool]:
@@ -94,15 +105,16 @@ def make_in_workers(
             )
         done = total - sum(map(len, missing))
         run.runtime.progress("images", done, total)
-        engine = _engine(run.config, len(missing))
+        engine = _engine(run.config)
+        workers = min(engine.workers, len(missing))
+        engine = replace(engine, workers=workers, gpus=min(engine.gpus, workers))
         for rows, made in run_tasks(engine, build_maker, (spec,), missing, lost_shard, ahead=1):
             if made:
                 run.runtime.progress("images", done := done + len(rows), total)
     run.runtime.progress("images", total, total)
 
 
-def _engine(config: configs.RunConfig, tasks: int) -> EngineChoice:
-    """Return the engine of a config, with no more workers than tasks. Each GPU has a worker at least."""
+def _engine(config: configs.RunConfig) -> EngineChoice:
+    """Return the engine of a config. Each GPU has a worker at least."""
     engine = config.engine
-    workers = min(max(config.workers, engine.gpus), tasks)
-    return EngineChoice(engine.kind, workers, min(engine.gpus, workers), engine.address)
+    return EngineChoice(engine.kind, max(config.workers, engine.gpus), engine.gpus, engine.address)

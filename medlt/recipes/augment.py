@@ -24,6 +24,7 @@ from medlt.recipes._privacy import check_budget
 from medlt.recipes._publish import Published, make_images, publish
 from medlt.recipes._quality import build_checks, introspect, measure
 from medlt.recipes._setup import RunFolder, opened
+from medlt.recipes._workers import workers_ready
 from medlt.report.html import write_report
 from medlt.report.scorecard import write_scorecard
 from medlt.training.runtime import silent
@@ -50,7 +51,7 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
     Raises InputError on bad input, before any training.
     """
     rows = check(config)
-    with opened(config, progress) as run:
+    with opened(config, progress) as run, workers_ready(run):
         cohort = open_cohort(run, rows)
         note_training_time(run, generator_parts(run, cohort))
         fill(run, cohort)

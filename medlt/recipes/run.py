@@ -11,6 +11,7 @@ from medlt.recipes._compare import compare, tested_rows
 from medlt.recipes._estimate import arms_part, generator_parts, note_training_time
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import own_images
+from medlt.recipes._workers import workers_ready
 from medlt.recipes.augment import check, fill, write_documents
 from medlt.training.runtime import silent
 from medlt.types import Progress
@@ -24,7 +25,7 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
     rows, name = check(config), config.method.kind
     if rows is not None and config.evaluation is not None:
         tested_rows(rows, config.evaluation)
-    with opened(config, progress) as run:
+    with opened(config, progress) as run, workers_ready(run):
         cohort = open_cohort(run, rows)
         note_training_time(run, [*generator_parts(run, cohort), *arms_part(run, cohort, REAL, ADDED)])
         filled = fill(run, cohort)

@@ -28,6 +28,10 @@ def broken() -> Callable[[Task], Any]:
     raise ValueError("cannot be built")
 
 
+def deadly() -> Callable[[Task], Any]:
+    os._exit(3)
+
+
 def lost(task: Task, how: str) -> str:
     return how
 
@@ -52,7 +56,10 @@ def work(task: Task) -> Any:
         return os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()
     if kind == "actor":
         time.sleep(0.1)
-        return number, os.getppid() if (parent := multiprocessing.parent_process()) is None else parent.pid
+        return number, _outer()
+    if kind == "outer":
+        os.kill(_outer(), signal.SIGKILL)
+        time.sleep(600)
     if kind == "slow":
         time.sleep(0.25)
     if kind == "stop":
@@ -60,6 +67,12 @@ def work(task: Task) -> Any:
     if kind == "odd":  # an exception that cannot be sent
         raise OddError("one", "two")
     return number * number
+
+
+def _outer() -> int:
+    """The process that a pool is in; without a pool, this one."""
+    parent = multiprocessing.parent_process()
+    return os.getpid() if parent is None or parent.pid is None else parent.pid
 
 
 def _pipe() -> int:

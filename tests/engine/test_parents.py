@@ -84,9 +84,12 @@ def test_a_script_without_a_main_guard_learns_of_it(tmp_path: Path) -> None:
 
 def test_gpus_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert EngineChoice(workers=2).environments() == [{}]
     named = [one["CUDA_VISIBLE_DEVICES"] for one in EngineChoice(workers=3, gpus=2).environments()]
     assert named == ["0", "1"]
+    with pytest.raises(InputError, match="gpus: 3 requested, but this machine has 2; lower gpus"):
+        EngineChoice(workers=3, gpus=3).environments()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7,5")
     named = [one["CUDA_VISIBLE_DEVICES"] for one in EngineChoice(workers=2, gpus=2).environments()]
     assert named == ["3", "GPU-7"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,20 +18,6 @@ Task = tuple[str, int]
 here = pytest.mark.ray
 pytestmark = pytest.mark.filterwarnings("default")  # Ray warns of parts of itself
 FATE = {"segv": "crashed", "hang": "timeout"}
-
-
-@pytest.fixture(scope="module")
-def tasks() -> Iterator[Any]:
-    """The module of tasks, on the path of all workers."""
-    folder = str(Path(__file__).parent)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *([before] if before else [])])
-    sys.path.insert(0, folder)
-    yield importlib.import_module("pool_tasks")
-    sys.path.remove(folder)
-    os.environ.pop("PYTHONPATH")
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +57,30 @@ def test_a_task_that_kills_or_blocks_its_process_costs_itself_only(tasks: Any, c
 
 
 @here
+def test_a_task_that_kills_its_actor_costs_itself_only(tasks: Any, cluster: Any) -> None:
+    given = [("ok", 0), ("segv", 1), ("exit", 2), ("kill", 3), ("ok", 4)]
+    results = dict(answers(tasks, given, 1, ahead=5))
+    assert results == {task: task[1] ** 2 if task[0] == "ok" else "crashed" for task in given}
+
+
+@here
+def test_what_cannot_be_built_is_its_own_exception(tasks: Any, cluster: Any) -> None:
+    with pytest.raises(ValueError, match="cannot be built"):
+        list(run_tasks(EngineChoice("ray", 2), tasks.broken, (), [("ok", 0)], tasks.lost))
+    with pytest.raises(InputError, match="a worker process ended while it started"):
+        list(run_tasks(EngineChoice("ray", 2), tasks.deadly, (), [("ok", 0)], tasks.lost))
+    with pytest.raises(RuntimeError, match="OddError: one and two"):
+        answers(tasks, [("odd", 0)], 1)
+
+
+@here
+def test_actors_that_end_again_and_again_end_the_run(tasks: Any, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medlt.engine.on_ray.DEATHS", 3)
+    with pytest.raises(InputError, match=r"ray: 3 workers in a row ended before they answered.*use fewer"):
+        answers(tasks, [("outer", 0)], 1)
+
+
+@here
 def test_an_exception_ends_the_run(tasks: Any, cluster: Any) -> None:
     with pytest.raises(OSError, match="No space left"):
         answers(tasks, [("ok", 0), ("stop", 1), ("ok", 2)], 1)
@@ -93,17 +101,20 @@ def test_tasks_of_a_killed_actor_are_done_again(tasks: Any, cluster: Any) -> Non
 
 
 @here
-def test_an_actor_is_never_given_more_than_a_few_batches(tasks: Any, cluster: Any, monkeypatch: Any) -> None:
-    strategies: list[dict[str, Any]] = []
-    real = cluster.data.ActorPoolStrategy
+def test_an_actor_is_never_given_more_than_a_few_batches(tasks: Any, cluster: Any) -> None:
+    drawn, open_at_most, ended = 0, 0, 0
 
-    def recorded(**settings: Any) -> Any:
-        strategies.append(settings)
-        return real(**settings)
+    def given() -> Iterator[Task]:
+        nonlocal drawn, open_at_most
+        for i in range(60):
+            drawn += 1
+            open_at_most = max(open_at_most, drawn - ended)
+            yield ("ok", i)
 
-    monkeypatch.setattr(cluster.data, "ActorPoolStrategy", recorded)
-    answers(tasks, [("ok", i) for i in range(8)], 2, ahead=1)
-    assert [one["max_tasks_in_flight_per_actor"] for one in strategies] == [HELD]
+    for _ in run_tasks(EngineChoice("ray", 2), tasks.make, (), given(), tasks.lost, ahead=3):
+        ended += 1
+    assert ended == 60
+    assert 2 * 3 < open_at_most <= 2 * 3 * HELD + 3  # and one batch whose answers are handed out
     assert HELD <= 4
 
 

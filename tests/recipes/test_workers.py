@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from medlt.config import RunConfig, parse
+from medlt.config import EngineConfig, RunConfig, parse
 from medlt.recipes import _publish, _workers
 from medlt.recipes.augment import main as augment
 from medlt.types import InputError
@@ -90,6 +91,21 @@ def test_shards_that_never_appear_are_one_line(
     with pytest.raises(InputError, match=r"shard\(s\) are missing after 3 tries.*use fewer.*is not shared"):
         augment(config(tiny, tmp_path / "run", "fusion", artifacts_dir=str(trained), workers=2))
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"), [("ray", "engine: ray is not installed"), ("local", "gpus: 64 requested")]
+)
+def test_an_engine_that_cannot_start_ends_the_run_before_any_training(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, words: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    one = config(tiny, tmp_path / "run", "fusion", artifacts_dir=str(tmp_path / "artifacts"), workers=2)
+    one = one.model_copy(update={"engine": EngineConfig(kind=engine, gpus=64 if engine == "local" else 0)})
+    with pytest.raises(InputError, match=words):
+        augment(one)
+    assert not list((tmp_path / "artifacts").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("changes", [{"workers": 2}, {"engine": "ray"}])
