@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from medlt import processes
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import fit_classifier
+from medlt.diffusion.emphasis import PLAIN, Emphasis
 from medlt.diffusion.families import load_label_network
 from medlt.diffusion.train import train_denoiser
 from medlt.diffusion.train_codec import train_codec
@@ -46,10 +47,25 @@ def labels(rows: int, seed: int) -> np.ndarray:
     return y
 
 
-def codec(out: Path, steps: int) -> Weights:
+def codec(out: Path, steps: int, emphasis: Emphasis = PLAIN) -> Weights:
     trained = train_codec(Discs(16, 16), contents="discs", runtime=CPU, store=Store(out), width=8, levels=2,
-                          steps=steps, batch_size=4, checkpoint_every=2)  # fmt: skip
+                          steps=steps, batch_size=4, checkpoint_every=2, emphasis=emphasis)  # fmt: skip
     return trained.network.state_dict()
+
+
+class Maps:
+    """Frozen maps of a stage with random weights."""
+
+    digest = "maps"
+    kernel = torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(2))
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        return [nn.functional.conv2d(images, self.kernel).relu()]
+
+
+def codec_emphasis(out: Path, steps: int) -> Weights:
+    lesions = torch.randint(0, 256, (16, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return codec(out, steps, Emphasis(0.5, 2.0, lesions, 0.1, Maps()))
 
 
 def denoiser(out: Path, steps: int) -> Weights:
