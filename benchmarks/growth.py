@@ -176,7 +176,7 @@ def writer(count: int, folder: Path) -> Work:
                     labels = pd.DataFrame({"Rare": 1.0}, index=piece.index)
                     one.write(piece, Batch(piece, images[: len(piece)], labels), results, list(piece.index))
             kept = one.kept()
-            one.results()
+            one.write_results(Path(place) / "checks.parquet")
             for i in range(0, count, 256):
                 one.read(list(kept.index[i : i + 256]))
             one.publish(kept.index)
