@@ -81,7 +81,8 @@ def child(count: int) -> None:
             Path(place), configs.parse(tree | {"output_dir": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place))
         )
         plan, writer = make_images(run, cohort, fusion(), image_checks, "untrained", "benchmark")  # type: ignore[arg-type]
-        made = writer.results()["uid"].nunique()
+        writer.write_results(run.path("checks.parquet"))
+        made = pd.read_parquet(run.path("checks.parquet"), columns=["uid"])["uid"].nunique()
     assert made == count == plan.index.nunique()
     print(json.dumps({"images": count, "peak_mb": peak_rss_mb()}))
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import convert_files
 import growth
+import growth_stages
 import pandas as pd
 import torch
 from common import row_loss, table
@@ -70,12 +71,12 @@ class Bench:
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
-        self.train = growth.train_table(60, 12)
+        self.train = growth_stages.train_table(60, 12)
         self.codec = AutoencoderCodec(autoencoder(4, 32, 3), "cpu")
         self.backbone = LabelUNet(4, 3, attributes=("view", "sex", "age")).backbone()
         self.decoder = Decoder(self.codec)
         self.classifier = Classifier(network("small", 3), self.side, {})
-        self.images = growth.smooth(self.count, "capacity").float() / 255
+        self.images = growth_stages.smooth(self.count, "capacity").float() / 255
         self.images = torch.nn.functional.interpolate(self.images, (self.side, self.side), mode="bilinear")
         self.uids = pd.Index([f"s{i:04d}" for i in range(self.count)], name="uid")
         every = torch.randn(60, 4, self.side // 4, self.side // 4, generator=torch_generator("capacity"))
@@ -172,7 +173,9 @@ class Bench:
     def warm(self, files: int) -> None:
         """Make what the stages read."""
         convert_files.build(self.folder / "dicom", "uncompressed", files)
-        self.near_copy = near_copy([low_pass], growth.smooth(1000, "held out"), growth.smooth(3000, "train"))
+        self.near_copy = near_copy(
+            [low_pass], growth_stages.smooth(1000, "held out"), growth_stages.smooth(3000, "train")
+        )
 
 
 def convert_some(folder: Path, files: Sequence[Path]) -> None:

@@ -19,7 +19,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
@@ -64,7 +64,7 @@ class Store:
     root: Path
     used: list[Artifact] = field(default_factory=list, repr=False, compare=False)
     """The artifacts that were built or opened, in the order of the calls, for the record of a run."""
-    _verified: dict[Path, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _verified: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
     _others: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -134,8 +134,7 @@ class Store:
 
     def open(self, kind: str, place: Path) -> Artifact | None:
         """Return the artifact in this folder, verified as by `find`, or None."""
-        result = self._read(kind, place)
-        if not isinstance(result, str):
+        if not isinstance(result := self._read(kind, place), str):
             return result
         with locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
             return self._open(kind, place)  # another process may have built it again meanwhile
@@ -190,8 +189,7 @@ class Store:
 
     def _open(self, kind: str, place: Path) -> Artifact | None:
         """Do as `open`, under the lock."""
-        result = self._read(kind, place)
-        if not isinstance(result, str):
+        if not isinstance(result := self._read(kind, place), str):
             return result
         number = 1
         while (aside := place.with_suffix(f".damaged-{number}")).exists():
@@ -215,25 +213,26 @@ class Store:
             whole = False
         if not whole:
             return RECORD
-        for name, checksum in sums.items():
-            if not self._sound(place / name, checksum):
-                return name
+        if not (state := _state(place, sums)) or self._verified.get(place) != state:
+            if damaged := next((name for name, checksum in sums.items() if _digest(place / name) != checksum), ""):
+                return damaged
+            self._verified[place] = state
         self._warn_versions(f"the {kind} {place.name} was built", made_by)
         return Artifact(kind, place, place.name, made_by, digest(sums), sums, record["key"])
 
-    def _sound(self, file: Path, checksum: str) -> bool:
-        """Return whether a file has its checksum; an unchanged file is hashed once."""
-        try:
-            status = file.stat()
-            seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            if self._verified.get(file) == seen:
-                return True
-            if digest_file(file) != checksum:
-                return False
-        except OSError:
-            return False
-        self._verified[file] = seen
-        return True
+
+def _state(place: Path, names: Iterable[str]) -> str:
+    """Return a digest of the sizes and times of files; while it stays, they are not hashed again. "": one is missing"""
+    with suppress(OSError):
+        seen = [(place / name).stat() for name in names]
+        return digest([(one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino) for one in seen])
+    return ""
+
+
+def _digest(file: Path) -> str:
+    with suppress(OSError):
+        return digest_file(file)
+    return ""
 
 
 def _require_no_link(folder: Path) -> None:

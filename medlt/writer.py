@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from medlt.csv_text import as_csv
 from medlt.data.convert.encode import png
 from medlt.data.dicom.synthetic import Origin, synthetic_bytes
 from medlt.data.manifest import uids_in
-from medlt.files import digest, read_table, write_bytes, write_table, write_text
+from medlt.files import atomic, digest, read_table, write_bytes, write_table, write_text
 from medlt.folders import MOST_FILES, require_no_link, subfolders
 from medlt.processes import Build
 from medlt.store import Artifact, Store
@@ -39,6 +40,9 @@ FORMAT = 2
 KIND = "shards"
 WRITERS = 4
 COLUMNS = ("check", "uid", "value", "limit", "passed", "reason")
+TYPES = ("string", "string", "double", "double", "bool", "string")
+GROUP = 256
+"""Number of shards whose tables are read at a time; their results are a group of rows in the file."""
 PROVENANCE = ("synthetic", "run", "method", "models", "finding", "seed", "weight", "split", "view")
 """Columns of metadata.csv after the labels."""
 PARENTS = ("tail_parent", "head_parent", "label_source", "parents")
@@ -80,8 +84,8 @@ class DatasetWriter:
     folder: Path
     models: str
     run_id: str = ""
-    _shards: dict[str, Artifact | None] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _home: dict[str, Artifact] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _shards: dict[str, Path | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _home: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def store(self) -> Store:
@@ -98,9 +102,9 @@ class DatasetWriter:
 
     def _belongs(self, named: str, shard: Artifact | None) -> bool:
         """Register a shard, or its place in the order, as part of the plan, and return whether it exists."""
-        self._shards[named] = shard
-        if shard is not None:
-            self._home.update({path.stem: shard for path in shard.path("images").glob("*.png")})
+        self._shards[named] = None if shard is None else shard.folder
+        images = (name for name in (shard.files if shard else ()) if name.startswith("images/"))
+        self._home.update({Path(name).stem: shard.folder for name in images if shard})
         return shard is not None
 
     def write(self, rows: pd.DataFrame, batch: Batch, results: Sequence[CheckResult], kept: Sequence[str]) -> None:
@@ -121,31 +125,40 @@ class DatasetWriter:
 
         key = self._key(rows)
         self._belongs(key["rows"], self.store.make(KIND, key, build))
+        self.store.used.clear()  # of which a run needs no record, and has thousands
 
     def _opened(self) -> list[Path]:
         """Return the folders of the shards in the order of the plan."""
         return [self._sound(shard) for shard in self._shards.values() if shard is not None]
 
-    def _sound(self, shard: Artifact) -> Path:
+    def _sound(self, folder: Path) -> Path:
         """Return the folder of a shard. Raises InputError if it is damaged."""
-        if self.store.open(KIND, shard.folder) is None:
-            raise InputError(f"{shard.folder}: damaged while in use; run the same command again, which makes it again")
-        return shard.folder
+        if self.store.open(KIND, folder) is None:
+            raise InputError(f"{folder}: damaged while in use; run the same command again, which makes it again")
+        return folder
 
     def kept(self) -> pd.DataFrame:
         """Return all kept rows with their labels, indexed by uid, in plan order, with the integers of the plan."""
         return _joined(folder / "kept.parquet" for folder in self._opened())
 
-    def results(self) -> pd.DataFrame:
-        """Return the results of all checks, one row per check and image."""
-        table = _joined(folder / "checks.parquet" for folder in self._opened())
-        return table.reset_index(drop=True).reindex(columns=list(COLUMNS))
+    def write_results(self, path: Path, more: Sequence[CheckResult] = ()) -> None:
+        """Write the results of all checks, and `more`, one row per check and image; GROUP shards are in memory."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-    def _files(self, uids: Iterable[str]) -> list[Path]:
+        schema = pa.schema(zip(COLUMNS, map(pa.type_for_alias, TYPES), strict=True))
+        shards = (pq.read_table(folder / "checks.parquet", columns=list(COLUMNS)) for folder in self._opened())
+        with atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as file:
+            while group := [table.cast(schema) for table in islice(shards, GROUP)]:
+                file.write_table(pa.concat_tables(group))
+            if more:
+                file.write_table(pa.Table.from_pylist([vars(one) for one in more], schema))
+
+    def _files(self, uids: Sequence[str]) -> list[Path]:
         """Return the files of these kept images, after their shards are verified."""
-        homes = [(uid, self._home[uid]) for uid in uids]
-        folders = {name: self._sound(shard) for name, shard in {shard.digest: shard for _, shard in homes}.items()}
-        return [folders[shard.digest] / "images" / f"{uid}.png" for uid, shard in homes]
+        for folder in dict.fromkeys(self._home[uid] for uid in uids):
+            self._sound(folder)
+        return [self._home[uid] / "images" / f"{uid}.png" for uid in uids]
 
     def read(self, uids: Sequence[str]) -> Tensor:
         """Return kept images of the plan, uint8 [n,1,H,W]. Raises KeyError for another uid."""
@@ -224,8 +237,10 @@ def _fill(folder: Path, batch: Batch, results: Sequence[CheckResult], kept: Sequ
 
 def _joined(files: Iterable[Path]) -> pd.DataFrame:
     """Return the tables one below the other, without empty ones."""
-    tables = [table for file in files if len(table := read_table(file))]
-    return pd.concat(tables) if tables else pd.DataFrame()
+    tables, groups = (table for file in files if len(table := read_table(file))), []
+    while group := list(islice(tables, GROUP)):  # a small table in memory takes ten times the room of its rows
+        groups.append(pd.concat(group))
+    return pd.concat(groups) if groups else pd.DataFrame()
 
 
 def metadata(rows: pd.DataFrame, findings: Sequence[str], files: Mapping[str, str], *, parents: bool) -> pd.DataFrame:

@@ -34,6 +34,11 @@ def writer(place: Path) -> DatasetWriter:
     return DatasetWriter(place, models="0123456789abcdef", run_id=RUN)
 
 
+def results(one: DatasetWriter) -> pd.DataFrame:
+    one.write_results(one.folder / "checks.parquet")
+    return pd.read_parquet(one.folder / "checks.parquet")
+
+
 def test_rounding_is_to_the_nearest_level() -> None:
     levels = torch.arange(256, dtype=torch.float32).reshape(1, 1, 16, 16) / 255
     assert (to_uint8(levels).ravel() == np.arange(256)).all()
@@ -68,7 +73,7 @@ def test_kept_images_have_their_own_rows_and_rejects_their_reasons(tmp_path: Pat
     assert kept.loc["u2", "Mass"] == 0.25
     assert kept.loc["u2", "parents"] == ["Viral Pneumonia-1", "a, b"]
     assert (np.asarray(Image.open(tmp_path / kept.loc["u2", "path"])) == to_uint8(made.images)[2]).all()
-    assert one.results().query("not passed")["uid"].tolist() == ["u0", "u1"]
+    assert results(one).query("not passed")["uid"].tolist() == ["u0", "u1"]
 
 
 def test_a_shard_is_made_once_and_found_by_another_process(tmp_path: Path) -> None:
@@ -112,10 +117,41 @@ def test_only_shards_of_the_plan_in_hand_are_read_and_in_its_order(tmp_path: Pat
     one = writer(tmp_path)
     assert one.has(parts[2].rows)
     assert one.has(parts[0].rows)
-    assert one.kept().index.tolist() == one.results()["uid"].tolist() == ["u2", "u0"]
+    assert one.kept().index.tolist() == results(one)["uid"].tolist() == ["u2", "u0"]
     assert torch.equal(one.read(["u0", "u2", "u0"])[:, 0], torch.from_numpy(to_uint8(made.images[[0, 2, 0]])))
     with pytest.raises(KeyError):
         one.read(["u1"])
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+def test_tables_do_not_depend_on_how_many_shards_are_read_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    """Five shards: one without results, one without kept images, one whose only label is unknown."""
+    uids = pd.Index([f"u{i}" for i in range(10)], name="uid")
+    rows = pd.DataFrame({"seed": np.arange(10) + 2**62, "parents": [["a"], []] * 5, "view": ["PA", None] * 5}, uids)
+    labels = pd.DataFrame({"Mass": [np.nan] * 2 + [0.25] * 8}, uids)
+    made, one, checked = Batch(rows, torch.rand(10, 1, 4, 4), labels), writer(tmp_path), []
+    for i in range(0, 10, 2):
+        part = Batch(rows.iloc[i : i + 2], made.images[i : i + 2], labels.iloc[i : i + 2])
+        found = [CheckResult("finite", str(uid), i / 3, 1.0, i < 4, "" if i < 4 else "why") for uid in part.rows.index]
+        checked += found if i != 6 else []
+        one.write(part.rows, part, found if i != 6 else [], list(part.rows.index)[: 0 if i == 2 else 2])
+    twin = CheckResult("copy", "u9", -1.0, 0.995, True)
+    monkeypatch.setattr("medlt.writer.GROUP", group)
+    expected = rows.join(labels).assign(path=[f"images/{uid}.png" for uid in uids]).drop(["u2", "u3"])
+    pd.testing.assert_frame_equal(one.kept(), expected)
+    one.write_results(tmp_path / "checks.parquet", [twin])
+    written = pd.DataFrame([vars(result) for result in [*checked, twin]])
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "checks.parquet"), written)
+    before = (tmp_path / "checks.parquet").read_bytes()
+    one.write_results(tmp_path / "checks.parquet", [twin])
+    assert (tmp_path / "checks.parquet").read_bytes() == before
+
+
+def test_results_of_no_shard_are_a_table_without_rows(tmp_path: Path) -> None:
+    assert list(results(writer(tmp_path))) == ["check", "uid", "value", "limit", "passed", "reason"]
+    assert not len(results(writer(tmp_path)))
 
 
 def test_the_order_is_the_plans_although_a_later_shard_is_there_already(tmp_path: Path) -> None:

@@ -70,13 +70,16 @@ def show_grid(run: RunFolder[configs.RunConfig], made: Manifest, each: int = 8) 
 
 
 def show_rejected(
-    writer: DatasetWriter, method: Synthesizer, plan: pd.DataFrame, made: Manifest, results: pd.DataFrame
+    run: RunFolder[configs.RunConfig], writer: DatasetWriter, method: Synthesizer, plan: pd.DataFrame, made: Manifest
 ) -> None:
     """Make some rejected images again, and write them with rejected_images.parquet: one per finding and failed check.
 
     Only kept images are stored with a run. A plan row gives the same image whenever it is made.
     """
-    chosen = rejected_rows(plan[~plan.index.isin(made.rows.index)], results).head(REJECTED)
+    failed = pd.read_parquet(
+        run.path("checks.parquet"), columns=["check", "uid", "passed"], filters=[("passed", "==", False)]
+    )
+    chosen = rejected_rows(plan[~plan.index.isin(made.rows.index)], failed).head(REJECTED)
 
     def build(folder: Path) -> None:
         files = []

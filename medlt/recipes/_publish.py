@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
@@ -23,14 +22,6 @@ from medlt.writer import DatasetWriter, write_dicom, write_metadata
 
 SLOTS = 32
 """Number of whole slots in a shard; a killed run loses at most one shard."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """The published synthetic rows, and the results of all checks of all images that were made."""
-
-    made: Manifest
-    results: pd.DataFrame
 
 
 def make_images(
@@ -107,25 +98,26 @@ def _make_round(
 
 def publish(
     run: RunFolder[configs.RunConfig], cohort: Cohort, plan: pd.DataFrame, writer: DatasetWriter, models: str
-) -> Published:
-    """Write the kept images that copy no other one to images/, and all rows to manifest.parquet."""
-    kept, results = writer.kept(), writer.results()
-    if len(kept):
-        twins = copies(list(kept.index), writer.read, run.config.checks.max_correlation)
-        results = pd.concat([results, pd.DataFrame([vars(twin) for twin in twins])], ignore_index=True)
-        kept = kept.drop([twin.uid for twin in twins if not twin.passed])
-    write_table(run.path("checks.parquet"), results)
+) -> Manifest:
+    """Write the kept images that copy no other one to images/, and all rows to manifest.parquet; return those made.
+
+    checks.parquet holds the results of all checks of all images that were made.
+    """
+    kept = writer.kept()
+    twins = copies(list(kept.index), writer.read, run.config.checks.max_correlation) if len(kept) else []
+    writer.write_results(run.path("checks.parquet"), twins)
+    kept = kept.drop([twin.uid for twin in twins if not twin.passed])
     kept = kept.assign(path=writer.publish(kept.index))
     run.record(counts={"planned": len(plan), "kept": len(kept), "rejected": len(plan) - len(kept)})
     if kept.empty:
         cohort.manifest.write(run.path("manifest.parquet"))
-        return Published(cohort.manifest.where(pd.Series(False, cohort.manifest.rows.index)), results)
+        return cohort.manifest.where(pd.Series(False, cohort.manifest.rows.index))
     made = _manifest(run, cohort, kept.assign(run=writer.run_id), models)
     write_metadata(run.folder, made.rows, made.findings, parents=run.config.privacy is None)
     if run.config.format == "dicom":
         write_dicom(run.folder, made.rows, made.findings)
     cohort.manifest.join(made).write(run.path("manifest.parquet"))
-    return Published(made, results)
+    return made
 
 
 def _manifest(run: RunFolder[configs.RunConfig], cohort: Cohort, kept: pd.DataFrame, models: str) -> Manifest:

@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 def own_images(name: str, run: RunFolder[configs.RunConfig], filled: augment.Filled) -> SourceImages:
     """Return the images that this run made, as the source of its comparison."""
     cohort = filled.cohort
-    made = _with_real_rows(filled.published.made, cohort, run.config)
-    kept = _kept(made, filled.published.results)
+    made, results = _with_real_rows(filled.made, cohort, run.config), _table(name, run.path("checks.parquet"))
+    kept = _kept(made, results)
     verifiers = _verifiers(run, cohort, filled.verifiers) if filled.verifiers.verifiers else None
     if verifiers is None and len(kept):
         kept = kept.drop(columns="fold")
     return SourceImages(
-        name, kept, _labels(made), _pixels(made), verifiers, filled.published.results, len(filled.plan),
+        name, kept, _labels(made), _pixels(made), verifiers, results, len(filled.plan),
         through_codec=through_codec(run, cohort, cohort), real_pixels=real_pixels(run.config),
     )  # fmt: skip
 

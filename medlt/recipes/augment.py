@@ -10,6 +10,7 @@ import pandas as pd
 
 from medlt import config as configs
 from medlt.checks.folds import CrossFitClassifiers
+from medlt.data.manifest import Manifest
 from medlt.files import digest, write_text
 from medlt.privacy.card import datasheet, model_card
 from medlt.recipes._calibrate import settle
@@ -21,7 +22,7 @@ from medlt.recipes._localisation import write_localisation
 from medlt.recipes._methods import Built, build_method
 from medlt.recipes._pictures import show_grid, show_panels, show_rejected
 from medlt.recipes._privacy import check_budget
-from medlt.recipes._publish import Published, make_images, publish
+from medlt.recipes._publish import make_images, publish
 from medlt.recipes._quality import build_checks, introspect, measure
 from medlt.recipes._setup import RunFolder, opened
 from medlt.recipes._workers import workers_ready
@@ -42,7 +43,7 @@ class Filled:
     cohort: Cohort
     verifiers: CrossFitClassifiers
     plan: pd.DataFrame
-    published: Published
+    made: Manifest
 
 
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
@@ -80,16 +81,15 @@ def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:
         run_id = _run_id(run, cohort, built)
         run.record(id=run_id)
         plan, images = make_images(run, cohort, built, checks, models, run_id)
-        published = publish(run, cohort, plan, images, models)
+        made = publish(run, cohort, plan, images, models)
     with run.stage("quality"):
-        made = published.made
         measure(run, cohort, learnt.verifiers, made)
         write_localisation(run, cohort, method, made)
         introspect(run, cohort, method, plan, made, images)
         show_grid(run, made)
         show_panels(run, method, plan, made)
-        show_rejected(images, method, plan, made, published.results)
-    return Filled(cohort, learnt.verifiers, plan, published)
+        show_rejected(run, images, method, plan, made)
+    return Filled(cohort, learnt.verifiers, plan, made)
 
 
 def _named(run: RunFolder[configs.RunConfig], cohort: Cohort, built: Built) -> str:

@@ -111,8 +111,9 @@ class Conditional(ABC):
         if unknown := [name for name in targets if name not in self.train.tail]:
             raise InputError(f"{self.name}: {unknown[0]!r} is not a tail finding; remove it from the targets")
         planned = ((*slot, n) for slot in self._slots(targets, seed) for n in range(self.num_candidates))
-        rows = [self._row((seed, finding, slot, n), source) for finding, slot, source, n in planned]
-        return pd.DataFrame(rows, columns=["uid", *self.columns]).set_index("uid")
+        rows = (self._row((seed, finding, slot, n), source) for finding, slot, source, n in planned)
+        names = ["uid", *self.columns]
+        return pd.DataFrame([[row[name] for name in names] for row in rows], columns=names).set_index("uid")
 
     def _slots(self, targets: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
         """Yield (finding, slot, uid of the label vector); the positive rows of a finding take turns."""

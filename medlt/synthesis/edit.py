@@ -25,10 +25,12 @@ finding, slot, seed and label vector are those of `from_noise`, so that both met
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ from medlt.localise.code_explainer import Latents
 from medlt.rng import noise_like, numpy_generator
 from medlt.synthesis.composite import Difference, difference_decoded
 from medlt.synthesis.conditional import ABOUT, Conditional, Key
-from medlt.synthesis.pairing import pair_rule
+from medlt.synthesis.pairing import PairRule, pair_rule
 from medlt.types import InputError
 
 COLUMNS = (
@@ -65,6 +67,7 @@ class ImageEdit(Conditional):
     mixed: float = 0.0
     difference: Difference | None = None
     reads_real_images: bool = field(default=True, init=False)
+    _rules: dict[str, tuple[list[str], PairRule]] = field(default_factory=dict, init=False, repr=False, compare=False)
     name: ClassVar[str] = "edit"
     columns: ClassVar[tuple[str, ...]] = COLUMNS
     reads: ClassVar[tuple[str, ...]] = ("tail_parent", "head_parent")
@@ -89,9 +92,12 @@ class ImageEdit(Conditional):
 
     def _partners(self, finding: str, source: str) -> list[str]:
         """Return uids of the rows that `source` may be mixed with."""
-        positive = self.train.positive(finding)
-        fits = pair_rule(self.train.table, [source], positive)[:][0]
-        return [uid for uid, fit in zip(positive, fits, strict=True) if fit]
+        if finding not in self._rules:
+            positive = self.train.positive(finding)
+            self._rules[finding] = positive, pair_rule(self.train.table, positive, positive)
+        positive, rule = self._rules[finding]
+        own = bisect_left(positive, source)
+        return [positive[i] for i in np.flatnonzero(rule[own : own + 1][0])]
 
     def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return (1-m) y_a + m y_b, unknown if one of them is."""

@@ -28,7 +28,7 @@ from medlt.localise.code_explainer import CodeExplainer
 from medlt.names import no_finding
 from medlt.types import InputError
 
-PAIRS = 1 << 22
+PAIRS = 1 << 20
 """Number of pairs whose distance is in memory at a time."""
 SLACK = 1e-9
 """Error of a squared distance by matrix product, as a share of the squared norms: more than double precision makes."""
@@ -51,7 +51,7 @@ def nearest_allowed(
     """
     neighbours = np.full((len(queries), k), -1)
     queries, candidates = (np.asarray(one, np.float64) for one in (queries, candidates))
-    size, step = np.square(candidates).sum(1), max(1, PAIRS // max(1, len(candidates)))
+    size, step = np.einsum("nd,nd->n", candidates, candidates), max(1, PAIRS // max(1, len(candidates)))
     slack = SLACK * np.max(size, initial=0, where=np.isfinite(size))
     for start in range(0, len(queries) if len(candidates) else 0, step):
         part = queries[start : start + step]

@@ -179,20 +179,22 @@ def _pairs(
 
 def _row(
     train: TrainTable, pairs: Pairs, settings: PlanSettings, key: tuple[int, str, int, int], parent: str, use: int
-) -> dict[str, Any]:
-    """Return the row of one future image; key: (seed, finding, slot, candidate); use: of the tail image, from 0."""
+) -> tuple[Any, ...]:
+    """Return uid and COLUMNS of one future image.
+
+    key: (seed, finding, slot, candidate); use: of the tail image, from 0.
+    """
     seed, finding, slot, candidate = key
     rng, near = numpy_generator("fusion", *key), pairs[parent]
     turn = numpy_generator(seed, "partners", finding, parent).permutation(len(near))
     partner, partner_finding = near[int(turn[use % len(near)])]
     thresholds = np.clip(rng.normal(settings.threshold_mean, settings.threshold_sd, 2), 0.0, 1.0)
     area = float(np.clip(rng.normal(settings.area_mean, settings.area_sd), 0.0, 1.0))
-    values = (finding, slot, candidate, parent, partner, partner_finding, [parent, partner],
-              *thresholds.tolist(), float(rng.random()), area, int(rng.integers(2**63 - 1)),
-              train.table.at[parent, "fold"], *map(train.table.loc[parent].get, ATTRIBUTES))  # fmt: skip
     name = re.sub(r"\W+", "-", finding)
     uid = f"fusion_{name}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
-    return {"uid": uid} | dict(zip(COLUMNS, values, strict=True))
+    return (uid, finding, slot, candidate, parent, partner, partner_finding, [parent, partner],
+            *thresholds.tolist(), float(rng.random()), area, int(rng.integers(2**63 - 1)),
+            train.table.at[parent, "fold"], *map(train.table.loc[parent].get, ATTRIBUTES))  # fmt: skip
 
 
 def plan_fusion(

@@ -112,13 +112,16 @@ def test_one_patient_may_have_equal_images_and_flat_images_are_no_copies(sound: 
     assert not len(validate(Manifest(rows, FINDINGS, sound.root)).duplicates)
 
 
-@settings(max_examples=30)
-@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 7, 1000]))
-def test_duplicates_are_those_of_a_double_loop(seed: int, n: int, people: int, block: int) -> None:
-    """Random bits near one of three centres, so that many pairs lie within the radius; others are far."""
+@settings(max_examples=40)
+@given(
+    st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 7, 1000]),
+    st.sampled_from([0.0, 0.02, 0.055]),
+)  # fmt: skip
+def test_duplicates_are_those_of_a_double_loop(seed: int, n: int, people: int, block: int, noise: float) -> None:
+    """Random bits near one of three centres, so that pairs lie within, at and beyond the radius; others are far."""
     rng = np.random.default_rng(seed)
     centres = rng.random((3, BITS)) < 0.5
-    bits = centres[rng.integers(3, size=n)] ^ (rng.random((n, BITS)) < 0.02)
+    bits = centres[rng.integers(3, size=n)] ^ (rng.random((n, BITS)) < noise)
     uids = [f"u{i}" for i in range(n)]
     hashes = {
         uid: ImageHash(bytes([rng.integers(n)]), b"" if rng.random() < 0.1 else np.packbits(row).tobytes())
@@ -129,26 +132,39 @@ def test_duplicates_are_those_of_a_double_loop(seed: int, n: int, people: int, b
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("medlt.data.duplicates.BLOCK", block)
         got = duplicates(rows, hashes).set_index("uid")
-    for uid in uids:
-        mine, others = rows.loc[uid], {}
-        for other in uids:
-            if SPLITS.index(rows.at[other, "split"]) < SPLITS.index(mine["split"]):
-                if rows.at[other, "patient_id"] == mine["patient_id"]:
-                    continue
-                if hashes[other].digest == hashes[uid].digest:
-                    others[other] = -1
-                elif hashes[other].code and hashes[uid].code:
-                    distance = int((bits[uids.index(other)] != bits[uids.index(uid)]).sum())
-                    if distance <= RADIUS:
-                        others[other] = distance
-        if others and min(others.values()) > 13 and uid not in got.index:
-            continue  # the search may miss those
-        assert (uid in got.index) == bool(others)
-        if others:
-            best = min(others.values())
-            assert others[got.at[uid, "other_uid"]] == best or best > 13
-            assert got.at[uid, "kind"] == ("equal" if best < 0 else "near")
-            assert got.at[uid, "distance"] == max(others[got.at[uid, "other_uid"]], 0)
+    expected = {}
+    for i, uid in enumerate(uids):
+        best = (RADIUS, "", "")
+        for j, other in enumerate(uids):
+            earlier = SPLITS.index(rows.at[other, "split"]) < SPLITS.index(rows.at[uid, "split"])
+            if not earlier or rows.at[other, "patient_id"] == rows.at[uid, "patient_id"]:
+                continue
+            if hashes[other].digest == hashes[uid].digest:
+                found = (-1, other, "equal")
+            elif hashes[other].code and hashes[uid].code:
+                found = (int((bits[j] != bits[i]).sum()), other, "near")
+            else:
+                continue
+            if found[0] < best[0] + (not best[1]):  # the first of the nearest
+                best = found
+        if best[1]:
+            expected[uid] = (best[1], best[2], max(best[0], 0))
+    named = got[["other_uid", "kind", "distance"]].itertuples(index=False, name=None)
+    assert dict(zip(got.index, named, strict=True)) == expected
+
+
+@pytest.mark.parametrize("wrong", [RADIUS, RADIUS + 1])
+def test_every_pair_at_the_radius_is_listed_and_none_beyond(wrong: int) -> None:
+    """Each of 500 test images differs from one train image in `wrong` random bits."""
+    rng, count = np.random.default_rng(0), 500
+    train = rng.random((count, BITS)) < 0.5
+    flips = rng.permuted(np.arange(BITS) < np.full((count, 1), wrong), axis=1)
+    codes = [np.packbits(one).tobytes() for one in (*train, *(train ^ flips))]
+    uids = pd.Index([f"u{i}" for i in range(2 * count)], name="uid")
+    rows = pd.DataFrame({"patient_id": uids, "split": np.repeat(["train", "test"], count)}, index=uids)
+    got = duplicates(rows, {uid: ImageHash(uid.encode(), code) for uid, code in zip(uids, codes, strict=True)})
+    assert got["other_uid"].tolist() == (list(uids[:count]) if wrong == RADIUS else [])
+    assert set(got["distance"]) <= {RADIUS}
 
 
 @pytest.mark.real_data

@@ -214,3 +214,24 @@ def test_bad_parts_are_refused(methods: Methods) -> None:
     method = built(methods)
     with pytest.raises(InputError, match="head_parent 'a test row' is not a train row"):
         images(method, method.plan(NEED, 3).assign(head_parent="a test row"))
+
+
+def test_a_partner_is_any_other_positive_that_fits(methods: Methods) -> None:
+    """Against all pairs: another patient with the finding, in the same fold and projection."""
+    base = methods["edit"]().train
+    views = np.where(np.arange(len(base.table)) % 3, "PA", "LL")
+    people = [f"p{i // 2}" for i in range(len(base.table))]
+    table = base.table.assign(view=views, patient_id=people, fold=np.arange(len(base.table)) // 2 % 2)
+    train = TrainTable(table, base.findings, base.tail)
+    rows = built(methods, train=train, mixed=0.5, num_candidates=40).plan(NEED, 3)
+    for finding, part in rows.groupby("finding"):
+        positive = table.index[table[finding] == 1]
+        for source, chosen in part.groupby("tail_parent")["head_parent"]:
+            own = table.loc[source]
+            fits = [
+                uid
+                for uid in positive
+                if table.at[uid, "patient_id"] != own["patient_id"]
+                and (table.at[uid, "fold"], table.at[uid, "view"]) == (own["fold"], own["view"])
+            ]
+            assert set(chosen) == set(fits or [source])
