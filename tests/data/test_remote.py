@@ -323,6 +323,7 @@ def test_the_folder_of_the_images_may_be_a_url(pair: tuple[Manifest, Manifest], 
     (rows.drop(columns="path") if names == "uid" else rows).to_csv(tmp_path / "t" / "labels.csv")
     out = tmp_path / "out.parquet"
     made = manifest_of("csv", tmp_path / "t" / "labels.csv", out, "--findings", "Nodule,No_Finding")
+    assert not out.with_suffix(".orphans.csv").exists()
     assert list(made.rows["path"]) == list(there.rows["path"])
     assert made.contents() == {uid[1:]: content for uid, content in here.contents().items()}
     made.check_files()
