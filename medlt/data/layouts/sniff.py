@@ -81,7 +81,7 @@ def _file(src: Path) -> Sniffed:
 
 def _folder(src: Path, labels: Path | None) -> Sniffed:
     files = tree.listing(src)
-    if MANIFEST in files:
+    if (src / MANIFEST).exists():  # a file, or a folder of parts
         return _converted(src, labels)
     if labels is not None:
         return Sniffed("folder", src, f"images with the labels of {labels.name}", {"labels": labels})
