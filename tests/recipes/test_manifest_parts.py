@@ -18,14 +18,17 @@ from medlt.recipes.augment import main as augment
 
 
 @pytest.fixture
-def manifests(finished: Path, tmp_path: Path) -> dict[str, Path]:
-    """The real rows of the finished run as one file, and in parts of seven rows."""
-    rows = Manifest.read(finished / "stages" / "data" / "manifest.parquet")
-    paths = {"one": tmp_path / "one.parquet", "parts": tmp_path / "parts.parquet"}
-    rows.write(paths["one"])
-    rows.write(paths["parts"], part_rows=7)
-    assert len([*paths["parts"].iterdir()]) > 5
-    return paths
+def rows(finished: Path) -> Manifest:
+    """The real rows of the finished run."""
+    return Manifest.read(finished / "stages" / "data" / "manifest.parquet")
+
+
+@pytest.fixture
+def parts(rows: Manifest, tmp_path: Path) -> Path:
+    """These rows in parts of seven."""
+    rows.write(tmp_path / "parts.parquet", part_rows=7)
+    assert len([*(tmp_path / "parts.parquet").iterdir()]) > 5
+    return tmp_path / "parts.parquet"
 
 
 def call(*words: object) -> dict[str, Any]:
@@ -35,47 +38,44 @@ def call(*words: object) -> dict[str, Any]:
 
 
 def test_a_run_makes_the_same_images(
-    manifests: dict[str, Path], tiny: Callable[[Path], RunConfig], trained: Path, tmp_path: Path
+    parts: Path, tiny: Callable[[Path], RunConfig], finished: Path, trained: Path, tmp_path: Path
 ) -> None:
-    made = []
-    for name, path in manifests.items():
-        tree = tiny(tmp_path / name).model_dump(mode="json")
-        data = {"kind": "manifest", "path": str(path)}
-        run = augment(parse({**tree, "data": data, "artifacts_dir": str(trained)}))
-        made.append({file.name: file.read_bytes() for file in (run / "images").iterdir()})
-    assert len(made[0]) > 2
-    assert made[0] == made[1]
+    tree = tiny(tmp_path / "run").model_dump(mode="json")
+    data = {"kind": "manifest", "path": str(parts)}
+    run = augment(parse({**tree, "data": data, "artifacts_dir": str(trained)}))
+    made, wanted = ({f.name: f.read_bytes() for f in (one / "images").iterdir()} for one in (run, finished))
+    assert len(made) > 2
+    assert made == wanted
 
 
-def test_the_commands_that_take_one(manifests: dict[str, Path], tmp_path: Path) -> None:
-    """validate, alone and with a config, join, init, and the config that init writes."""
-    seen = []
-    for name, path in manifests.items():
-        call("init", path, "--out", tmp_path / f"{name}.yaml")
-        rows = read_rows(load_any(tmp_path / f"{name}.yaml"))
-        assert rows is not None
-        report = call("validate", path, "--config", tmp_path / f"{name}.yaml")
-        joined = call("join", path, path, tmp_path / f"joined-{name}.parquet", "--names", "a,b", "--part-rows", "30")
-        again = call("validate", tmp_path / f"joined-{name}.parquet")
-        kept = {key: joined[key] for key in ("rows", "patients", "findings")}
-        seen.append((rows.manifest.digest(), report, kept, again))
-    assert seen[0] == seen[1]
+def test_commands_answer_as_for_one_file(parts: Path, rows: Manifest, tmp_path: Path) -> None:
+    rows.write(tmp_path / "one.parquet")
+    answers = []
+    for path in (parts, tmp_path / "one.parquet"):
+        joined = tmp_path / f"joined-{path.name}"
+        counts = call("join", path, path, joined, "--names", "a,b", "--part-rows", "30")
+        kept = {name: counts[name] for name in ("rows", "patients", "findings")}
+        answers.append((call("validate", path), kept, call("validate", joined)))
+    assert answers[0] == answers[1]
 
 
-def test_python_takes_it_and_leaves_it_as_it_is(manifests: dict[str, Path], tmp_path: Path) -> None:
-    path = manifests["parts"]
-    before = {file.name: file.read_bytes() for file in path.iterdir()}
-    collection = medlt.Collection.from_manifest(path)
-    assert collection.saved(tmp_path / "runs") == path
-    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
-    assert collection.digest() == medlt.Collection.from_manifest(manifests["one"]).digest()
+@pytest.mark.parametrize("inside", [False, True])
+def test_init_takes_it_and_the_folder_that_holds_it(parts: Path, rows: Manifest, tmp_path: Path, inside: bool) -> None:
+    """The config that is written names it, and its rows are those of the whole manifest."""
+    if inside:
+        (tmp_path / "own").mkdir()
+        parts = Path(shutil.move(parts, tmp_path / "own" / "manifest.parquet"))
+    call("init", parts.parent if inside else parts, "--out", tmp_path / "own.yaml")
+    config = load_any(tmp_path / "own.yaml")
+    assert config.data.model_dump()["path"] == parts
+    read = read_rows(config)
+    assert read is not None
+    assert read.manifest.digest() == rows.digest()
 
 
-def test_a_folder_that_holds_one(manifests: dict[str, Path], tmp_path: Path) -> None:
-    """`medlt init FOLDER` takes its manifest.parquet, a file or a folder of parts."""
-    for name, path in manifests.items():
-        (tmp_path / "own" / name).mkdir(parents=True)
-        place = tmp_path / "own" / name / "manifest.parquet"
-        shutil.copytree(path, place) if path.is_dir() else shutil.copy(path, place)
-        call("init", tmp_path / "own" / name, "--out", tmp_path / f"own-{name}.yaml")
-        assert load_any(tmp_path / f"own-{name}.yaml").data.model_dump()["path"] == place
+def test_python_takes_it_and_leaves_it_as_it_is(parts: Path, rows: Manifest, tmp_path: Path) -> None:
+    before = {file.name: file.read_bytes() for file in parts.iterdir()}
+    collection = medlt.Collection.from_manifest(parts)
+    assert collection.saved(tmp_path / "runs") == parts
+    assert {file.name: file.read_bytes() for file in parts.iterdir()} == before
+    assert collection.manifest.digest() == rows.digest()
