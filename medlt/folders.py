@@ -53,6 +53,10 @@ def subfolder(name: str, digits: int) -> str:
     return "".join(f"{text[at : at + _TOGETHER]}/" for at in range(0, digits, _TOGETHER))
 
 
+GROWING = digits_for(1_000_000)
+"""Digits for folders to which files are added without a known end: a million of them stay far below the limit."""
+
+
 def require_no_link(folder: Path, files: Iterable[str]) -> None:
     """Raise InputError if a subfolder of `folder` that one of these files is in is a link, which leads elsewhere."""
     inside = {parent for file in files for parent in PurePosixPath(file).parents}

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO, RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -56,6 +57,9 @@ class RemoteFile:
 
     def __repr__(self) -> str:
         return f"RemoteFile({str(self)!r})"
+
+    def __truediv__(self, name: str) -> RemoteFile:
+        return RemoteFile(f"{self.url.rstrip('/')}/{name}")
 
     @property
     def name(self) -> str:
@@ -103,6 +107,39 @@ class RemoteFile:
             return dict(system.info(path))
 
 
+class OpenObject(RawIOBase):
+    """The bytes of an object as an open file, of which only what is read is sent. Raises as `RemoteFile.read_bytes`."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._url, self._file = file.url, BytesIO()
+        system, path = connected(file.url)
+        with remote_errors(file.url):
+            self._file = system.open(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any, /) -> int:
+        with remote_errors(self._url):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
 AnyFile: TypeAlias = Path | RemoteFile
 """A file on a disk or at a URL."""
 
@@ -123,6 +160,12 @@ def location(file: AnyFile) -> str:
 def digest_of(file: AnyFile) -> str:
     """Return `medlt.files.digest_file` of a file anywhere. Raises as `RemoteFile.read_bytes`."""
     return digest_bytes(file.read_bytes()) if isinstance(file, RemoteFile) else digest_file(file)
+
+
+def require_local(path: str | Path) -> None:
+    """Raise InputError for a path that was typed as a URL, where only a file of this machine is read."""
+    if _URL.match(text := re.sub(":/+", "://", str(path), count=1)):
+        raise InputError(f"{public(text)}: is a URL; copy it to this machine, and give its path")
 
 
 def require_plain(url: str) -> None:

@@ -5,6 +5,7 @@
     ROOT/KIND/DIGEST.work/        where it is built; if the process is killed, the next one continues there
     ROOT/KIND/DIGEST.damaged-N/   an artifact whose checksums failed, moved aside
 
+A kind of MANY artifacts has subfolders (`medlt.folders`): ROOT/KIND/3f/DIGEST/ and so on.
 An artifact is built in its work folder under a lock, its files are hashed, and the folder is renamed into place, so it
 is complete or absent. Each file is compared with its checksum when the artifact is opened. The key holds everything
 that determines the contents (pixels, labels, uids, settings, the format number of the code), by value or by digest.
@@ -16,17 +17,18 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medlt.files import digest, digest_file, locked, write_json
+from medlt.folders import GROWING, require_no_link, subfolder
+from medlt.keys import plain_key
 from medlt.processes import Build, made_by_first
 from medlt.types import InputError
 from medlt.versions import versions
@@ -34,6 +36,8 @@ from medlt.versions import versions
 RECORD = "artifact.json"
 BEGUN = ".versions.json"
 NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+MANY = ("shards", "images")
+"""First words of the kinds that grow with the number of images."""
 log = logging.getLogger(__name__)
 
 
@@ -76,7 +80,14 @@ class Store:
         Raises TypeError for a key that holds anything but numbers, text, None, and lists, mappings and data classes of
         them: the printed form of a tensor or a path does not identify its contents.
         """
-        return self.root / kind / digest(_plain(key))
+        return self._named(kind, digest(plain_key(key)))
+
+    def _require_no_link(self, kind: str, folder: Path) -> None:
+        require_no_link(self.root / kind, [(folder / RECORD).relative_to(self.root / kind).as_posix()])
+
+    def _named(self, kind: str, name: str) -> Path:
+        """Return the folder of the artifact with this digest."""
+        return self.root / kind / f"{subfolder(name, _digits(kind))}{name}"
 
     def find(self, kind: str, key: Mapping[str, Any]) -> Artifact | None:
         """Return the artifact with this key, or None. Its files are compared with their checksums.
@@ -87,7 +98,8 @@ class Store:
 
     def folders(self, kind: str) -> list[Path]:
         """Return the folders of all artifacts of a kind, without verifying their checksums (see `open`)."""
-        folders = (path.parent for path in (self.root / kind).glob(f"*/{RECORD}"))
+        pattern = f"*/*/{RECORD}" if _digits(kind) else f"*/{RECORD}"
+        folders = (path.parent for path in (self.root / kind).glob(pattern))
         return sorted(folder for folder in folders if "." not in folder.name)
 
     def make(
@@ -113,12 +125,13 @@ class Store:
             if work is None:
                 _remove_leftover_work(kind, place)
             return existing
+        self._require_no_link(kind, place)
         with locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
             if (artifact := self._open(kind, place)) is not None:
                 return artifact
             folder = self.place(kind, work if work is not None else key).with_suffix(".work")
             with locked(folder.with_suffix(".work.lock"), f"the {kind} {place.name}"), _storage_errors(folder):
-                _require_no_link(folder)
+                self._require_no_link(kind, folder)
                 folder.mkdir(parents=True, exist_ok=True)
                 begun = self._begin(kind, folder)
                 build(folder)
@@ -144,7 +157,7 @@ class Store:
 
         Nothing is moved, locked or written, so that a folder can be examined that nobody may change.
         """
-        return self._read(kind, self.root / kind / name)
+        return self._read(kind, self._named(kind, name))
 
     def _begin(self, kind: str, folder: Path) -> dict[str, str]:
         """Return the versions this work folder was begun with; warn if they differ from the installed ones."""
@@ -170,14 +183,14 @@ class Store:
     ) -> None:
         """Move the built files and their record into place in one rename; the work folder stays complete until then."""
         fresh = place.with_suffix(".fresh")
-        _require_no_link(fresh)
+        self._require_no_link(kind, fresh)
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             fresh.mkdir(parents=True)
             for name in _files(folder):
                 (target := fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(folder / name, target, copy=keep)
-            record = {"kind": kind, "key": _plain(key), "versions": versions()}
+            record = {"kind": kind, "key": plain_key(key), "versions": versions()}
             record |= {"files": {name: digest_file(fresh / name) for name in _files(fresh)}}
             record |= {"begun": begun} if begun != versions() else {}
             write_json(fresh / RECORD, record | {"checksum": digest(record)})
@@ -235,10 +248,9 @@ def _digest(file: Path) -> str:
     return ""
 
 
-def _require_no_link(folder: Path) -> None:
-    """Raise InputError for a link in place of a folder that is written and removed."""
-    if folder.is_symlink():
-        raise InputError(f"{folder}: is a link, and medlt writes nothing behind links here; remove it, and run again")
+def _digits(kind: str) -> int:
+    """Return the digits of a kind's subfolders; 0 for none."""
+    return GROWING if kind.partition("-")[0] in MANY else 0
 
 
 def _remove_leftover_work(kind: str, place: Path) -> None:
@@ -264,23 +276,6 @@ def _storage_errors(place: Path) -> Iterator[None]:
             raise
         problem = f"{os.path.abspath(error.filename or place)}: {error.strerror}"
         raise InputError(f"{problem}; free space or fix the permissions there, and run again") from None
-
-
-def _plain(value: Any) -> Any:
-    """Return a key as JSON restores it. Raises TypeError for a value that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(value)
-    if hasattr(value, "dtype") and getattr(value, "shape", None) == () and type(value).__module__ == "numpy":
-        return _plain(value.item())
-    raise TypeError(f"a key of the store holds a {type(value).__name__}; put a digest of its contents there")
 
 
 def _link_or_copy(source: Path, target: Path, *, copy: bool) -> None:

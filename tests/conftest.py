@@ -1,6 +1,7 @@
 """Shared by all tests: where the real radiographs are, and how hypothesis draws."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,34 @@ def reseal() -> Callable[[Path], None]:
     from medlt.recipes._sealed import read_record, seal, with_checksum
 
     return lambda folder: write_json(folder / "run.json", with_checksum(read_record(folder) | {"files": seal(folder)}))
+
+
+@pytest.fixture(scope="session")
+def spread(reseal: Callable[[Path], None]) -> Callable[[Path, Path, int], Path]:
+    """Copies a run to a new folder as it is where a folder holds so many images."""
+    from medlt.config import load_config
+    from medlt.data.columns import is_synthetic
+    from medlt.data.manifest import Manifest
+    from medlt.folders import subfolders
+    from medlt.writer import write_metadata
+
+    def copy(run: Path, to: Path, limit: int) -> Path:
+        shutil.copytree(run, to)
+        manifest = Manifest.read(to / "manifest.parquet")
+        made = is_synthetic(manifest.rows)
+        inside = subfolders(list(manifest.rows.index[made]), limit)
+        paths = {uid: f"images/{place}{uid}.png" for uid, place in inside.items()}
+        for uid, path in paths.items():
+            (to / path).parent.mkdir(parents=True, exist_ok=True)
+            (to / "images" / f"{uid}.png").rename(to / path)
+        rows = manifest.rows.assign(path=[paths.get(uid, path) for uid, path in manifest.rows["path"].items()])
+        Manifest(rows, manifest.findings, to).write(to / "manifest.parquet")
+        parents = load_config(to / "config.yaml").privacy is None
+        write_metadata(to, rows[made], manifest.findings, parents=parents)
+        reseal(to)
+        return to
+
+    return copy
 
 
 TINY: dict[str, Any] = {

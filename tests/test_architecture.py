@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medlt"
 LAYERS = (  # a module imports only from strictly lower layers, or from its own package
-    {"types", "names", "rng", "rows", "versions", "_version"},
+    {"types", "names", "keys", "rng", "rows", "versions", "_version"},
     {"files", "folders", "plugins", "processes", "yaml_text", "csv_text", "markdown_text"},
     {"store", "config", "remote"},
     {"engine", "training", "metrics"},

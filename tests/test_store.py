@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medlt import store as module
+from medlt.folders import GROWING, digits_for
 from medlt.store import RECORD, Store
 from medlt.training.settings import Training
 from medlt.types import InputError
@@ -50,6 +52,26 @@ def test_it_is_built_once_and_opened_by_another_process_object(tmp_path: Path) -
     assert made.path("weights.bin").read_bytes() == b"weights" * 1000
     assert not made.folder.with_suffix(".work").exists()
     assert not made.folder.with_suffix(".fresh").exists()
+
+
+@pytest.mark.parametrize("kind", ["shards", "images-32"])
+def test_kinds_that_grow_with_the_images_are_in_subfolders(tmp_path: Path, kind: str) -> None:
+    """No folder holds more than a limit that needs as many digits for these few files as 10,000 for a million."""
+    limit, store = 8, Store(tmp_path)
+    made = {n: store.make(kind, {"n": n}, Builder(str(n))) for n in range(100)}
+    files = [path for path in (tmp_path / kind).glob("*/*") if path.is_file()]
+    assert digits_for(len(files), limit) == GROWING == digits_for(1_000_000)
+    inside = Counter(path.parent for path in files)
+    assert max(inside.values()) <= limit
+    assert not [path for path in (tmp_path / kind).iterdir() if len(path.name) != GROWING]
+    again = Store(tmp_path)
+    assert again.folders(kind) == sorted(artifact.folder for artifact in made.values())
+    assert [again.find(kind, {"n": n}) for n in made] == list(made.values())
+    assert again.examine(kind, made[7].digest) == made[7]
+    (made[7].folder / "weights.bin").unlink()
+    assert again.find(kind, {"n": 7}) is None
+    assert made[7].folder.with_suffix(".damaged-1").is_dir()
+    assert len(Store(tmp_path).folders(kind)) == 99
 
 
 def test_contents_name_the_bytes_whatever_the_key(tmp_path: Path) -> None:

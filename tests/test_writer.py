@@ -58,7 +58,7 @@ def test_an_image_that_is_not_finite_is_never_written(tmp_path: Path, bad: float
         writer(tmp_path).write(made.rows, made, [], ["u0", "u1"])
     assert not writer(tmp_path).has(made.rows)
     writer(tmp_path).write(made.rows, made, [], ["u0"])
-    assert [p.name for p in (tmp_path / "stages" / "shards").glob("*/images/*")] == ["u0.png"]
+    assert [p.name for p in (tmp_path / "stages" / "shards").glob("*/*/images/*")] == ["u0.png"]
 
 
 def test_kept_images_have_their_own_rows_and_rejects_their_reasons(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_damaged_shard_is_named_set_aside_and_made_again(
     made, one = batch(), writer(tmp_path)
     one.write(made.rows, made, [], ["u0", "u1"])
     whole, images = one.kept(), one.read(["u0", "u1"])
-    (shard,) = (tmp_path / "stages" / "shards").glob("*/images")
+    (shard,) = (tmp_path / "stages" / "shards").glob("*/*/images")
     damage(shard.parent / name)
     again = writer(tmp_path)
     assert not again.has(made.rows)

@@ -244,7 +244,7 @@ class Collection:
     def saved(self, folder: Path) -> Path:
         """Return `place` of the folder; rows in memory are written there first, unless they are there."""
         path = self.place(folder)
-        if not path.is_file():
+        if not path.exists():
             rows = self.manifest.absolute()
             rows.attrs = {"findings": list(self.findings)}
             write_table(path, rows)

@@ -28,7 +28,7 @@ def init(
     src: Annotated[Path, typer.Argument(metavar="SRC", help="A folder, a table of labels, or a manifest.parquet.")],
     out: Annotated[Path, path("Config to write; a new manifest lies beside it.")] = Path("medlt.yaml"),
     labels: Annotated[Path | None, path("Table of labels of a folder of images.")] = None,
-    images: Annotated[Path | None, path("Folder of the images of a table.")] = None,
+    images: Annotated[str | None, path("Folder of the images of a table, or its URL.")] = None,
     findings: Annotated[str | None, text("Label columns, A,B,... (default: every column of 0, 1 and blanks).")] = None,
     patient: Annotated[str | None, text("Regular expression that matches the patient in the path.")] = None,
     as_json: Json = False,

@@ -13,7 +13,7 @@ from medlt.cli.edge import number, pairs, path, text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LAYOUT_OPTIONS: dict[str, Any] = {
-    "images": Annotated[Path | None, path("Folder of the images, if it is not SRC.")],
+    "images": Annotated[str | None, path("Folder of the images, or its URL, if it is not SRC.")],
     "release": Annotated[str | None, text("Labels: 2022, 2023, 2024, chexpert, negbio, nih14.")],
     "test_labels": Annotated[str | None, text("MIMIC, chexpert or negbio: labeler (default), radiologist.")],
     "task": Annotated[str | None, text("CXR-LT 2024: all, 1, 2 or 3.")],

@@ -37,7 +37,7 @@ from medlt.data.columns import (
 from medlt.data.mask_files import digest_mask_files
 from medlt.files import digest, read_table, write_table, write_table_parts
 from medlt.names import did_you_mean, no_finding
-from medlt.remote import AnyFile, are_files, as_file, digest_of, is_url
+from medlt.remote import AnyFile, are_files, as_file, digest_of, is_url, require_local
 from medlt.types import InputError
 
 __all__ = ["REQUIRED", "RESERVED", "SPLITS", "Manifest", "uids_in"]
@@ -70,6 +70,7 @@ class Manifest:
         """Read a manifest.parquet, a file or folder of parts; paths start from its folder. Raises InputError."""
         path = Path(path)
         if not path.exists():
+            require_local(path)
             raise InputError(f"{path.absolute()}: no such manifest; check the path, or make one with `medlt manifest`")
         try:
             rows = read_table(path)
@@ -94,7 +95,7 @@ class Manifest:
         """
         path = Path(path)
         folder = str(path.parent.absolute())
-        rows = self._moved(lambda path: _portable(self._absolute(path), folder))
+        rows = self.moved(lambda path: _portable(self._absolute(path), folder))
         rows.attrs = {"findings": list(self.findings)}
         write_table(path, rows) if part_rows is None else write_table_parts(path, rows, part_rows)
 
@@ -255,7 +256,7 @@ class Manifest:
         An integer column that one side lacks becomes a nullable integer column, so that no digit is lost.
         """
         here = self._absolute("")
-        theirs = other._moved(lambda path: _portable(other._absolute(path), here))
+        theirs = other.moved(lambda path: _portable(other._absolute(path), here))
         rows = pd.concat([with_nullable_integers(self.rows, theirs), with_nullable_integers(theirs, self.rows)])
         for column, default in (("synthetic", False), ("weight", 1.0)):
             if column in rows:
@@ -269,9 +270,9 @@ class Manifest:
 
     def absolute(self) -> pd.DataFrame:
         """Return the rows with absolute paths of images and masks."""
-        return self._moved(self._absolute)
+        return self.moved(self._absolute)
 
-    def _moved(self, change: Callable[[str], str]) -> pd.DataFrame:
+    def moved(self, change: Callable[[str], str]) -> pd.DataFrame:
         """Return the rows with every path of an image or a mask changed."""
         rows = self.rows.assign(path=[change(path) for path in self.rows["path"]])
         for name in region_columns(rows, self.findings, MASK).values():

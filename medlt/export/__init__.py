@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,7 @@ LABELS = ("longtailcxr", "torchxrayvision")
 """Formats with a choice of hard or soft labels."""
 SHARDED = ("parquet", "webdataset")
 """Formats whose images are in shards."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def export(
@@ -58,13 +61,19 @@ def export_to_url(
 ) -> dict[str, Any]:  # fmt: skip
     """Do as `export` below a URL, and return the record of the upload, which is written last (`medlt.export.upload`).
 
-    The files are first made in a temporary folder. Raises InputError as `export`, and if the server cannot be used,
-    after which the same call resumes.
+    The files are first made in a temporary folder, since the record of what is begun names them all. Raises InputError
+    as `export`, if that folder has no room, and if the server cannot be used, after which the same call resumes.
     """
     writer = _writer(run, kind, real, labels, shard_size)
     connected(url)
     with TemporaryDirectory(prefix="medlt-export-") as stage:
-        writer(Path(stage))
+        try:
+            writer(Path(stage))
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            problem = f"{Path(stage).parent}: {os.strerror(error.errno)}"
+            raise InputError(f"{problem}; set TMPDIR to a folder with room for the whole export") from None
         return upload(Path(stage), url, progress)
 
 

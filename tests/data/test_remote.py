@@ -1,8 +1,10 @@
 """Files at URLs: read, identified and described as files of a disk are, without a network (memory://, file://)."""
 
+import io
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,11 +12,14 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pytest
+from fsspec.implementations.memory import MemoryFile
 from PIL import Image
 from typer.testing import CliRunner
 
 from medlt.cli import app
 from medlt.data.convert import ConversionSettings, convert
+from medlt.data.convert.archives import Member, with_members
+from medlt.data.convert.scan import scan
 from medlt.data.images import image_shape, read_image, read_levels
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
@@ -237,6 +242,53 @@ def test_convert_reads_urls_and_gives_the_bytes_of_the_folder(write_dicom: Calla
     assert lone["converted"] == 1
 
 
+def test_zips_at_a_url_are_read_as_those_of_a_folder(write_dicom: Callable[..., Path], tmp_path: Path) -> None:
+    (source := tmp_path / "in").mkdir()
+    with zipfile.ZipFile(source / "exam.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(4):
+            made = write_dicom(np.arange(240, dtype=np.uint16).reshape(12, 20) + number, name=f"{number}.dcm")
+            archive.write(made, f"disc/{number}.dcm")
+            made.unlink()
+    whole = (source / "exam.zip").read_bytes()
+    (source / "cut.zip").write_bytes(whole[:-40])
+    (source / "bad.zip").write_bytes(whole.replace(b"\0", b"\1", 40))
+    here = convert(source, tmp_path / "here", ConversionSettings(size=8), workers=1)
+    there = convert(f"file://{source}", tmp_path / "there", ConversionSettings(size=8), workers=2)
+    assert there == here
+    assert here["converted"] == 4
+    assert here["reasons"]["corrupt"] > 1  # the zip that is cut, and members of the bad one
+    for name in ("manifest.parquet", "failures.csv", "sources.csv"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes(), name
+    assert convert(f"file://{source}/exam.zip", tmp_path / "alone", ConversionSettings(size=8))["converted"] == 4
+
+
+def test_only_what_is_read_of_a_zip_is_sent(memory: fsspec.AbstractFileSystem) -> None:
+    rng, raw = np.random.default_rng(1), io.BytesIO()
+    files = {f"{number}": rng.bytes(10_000) for number in range(20)}
+    with zipfile.ZipFile(raw, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    memory.pipe_file("/in/exam.zip", raw.getvalue())
+    read: list[int] = []
+    whole = MemoryFile.read
+
+    def counted(file: MemoryFile, size: int = -1) -> bytes:
+        data = bytes(whole(file, size))
+        read.append(len(data))
+        return data
+
+    root = RemoteFile("memory://in")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MemoryFile, "read", counted)
+        members = [one for entry in scan(root) for one in with_members(root, entry)]
+        assert [one.relative for one in members] == ["exam.zip", *(f"exam.zip!/{name}" for name in files)]
+        assert Member(root / "exam.zip", members[8].member).read() == files["7"]
+        assert sum(read) < 40_000
+        patched.setattr(MemoryFile, "read", lambda *_: (_ for _ in ()).throw(RuntimeError("secret")))
+        with pytest.raises(InputError, match=r"memory://in/exam.zip: the server cannot be used \(RuntimeError\)"):
+            Member(root / "exam.zip", 8).read()
+
+
 def test_a_table_of_urls_becomes_a_manifest(pair: tuple[Manifest, Manifest], tmp_path: Path) -> None:
     _, there = pair
     (tmp_path / "table").mkdir()
@@ -251,3 +303,80 @@ def test_a_table_of_urls_becomes_a_manifest(pair: tuple[Manifest, Manifest], tmp
     assert json.loads(done.stdout)["orphans"]["label_without_image"]["count"] == 1
     made = Manifest.read(out)
     assert made.rows["path"].to_dict() == there.rows["path"].to_dict()
+
+
+def manifest_of(layout: str, src: Path, out: Path, *options: str) -> Manifest:
+    """What `medlt manifest` writes with the images of the bucket."""
+    given = ["manifest", layout, str(src), str(out), "--images", "memory://bucket/images", *options, "--json"]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    return Manifest.read(out)
+
+
+@pytest.mark.parametrize("names", ["uid", "path", "url"])
+def test_the_folder_of_the_images_may_be_a_url(pair: tuple[Manifest, Manifest], tmp_path: Path, names: str) -> None:
+    """A table names its images by uid, by the path below the URL, or by the whole URL."""
+    here, there = pair
+    rows = here.rows.rename({f"u{number}": f"{number}" for number in range(6)})
+    rows["path"] = rows["path"].str.removeprefix("images/") if names == "path" else list(there.rows["path"])
+    (tmp_path / "t").mkdir()
+    (rows.drop(columns="path") if names == "uid" else rows).to_csv(tmp_path / "t" / "labels.csv")
+    out = tmp_path / "out.parquet"
+    made = manifest_of("csv", tmp_path / "t" / "labels.csv", out, "--findings", "Nodule,No_Finding")
+    assert not out.with_suffix(".orphans.csv").exists()
+    assert list(made.rows["path"]) == list(there.rows["path"])
+    assert made.contents() == {uid[1:]: content for uid, content in here.contents().items()}
+    made.check_files()
+
+
+def test_classes_and_published_lists_at_a_url(
+    pair: tuple[Manifest, Manifest], tmp_path: Path, memory: fsspec.AbstractFileSystem
+) -> None:
+    here, _ = pair
+    for number in range(6):
+        name = f"/bucket/images/{'AB'[number % 2]}/{number}.png"
+        memory.mv(f"/bucket/images/{number}.png", name)
+    memory.pipe_file("/bucket/images/.hidden/A/7.png", b"x")
+    (tmp_path / "src").mkdir()
+    made = manifest_of("folder", tmp_path / "src", tmp_path / "classes.parquet", "--patient", "(.+)")
+    names = ("A/0.png", "A/2.png", "A/4.png", "B/1.png", "B/3.png", "B/5.png")
+    assert sorted(made.rows["path"]) == [f"memory://bucket/images/{name}" for name in names]
+    assert (made.rows["A"] == made.rows["path"].str.contains("/A/")).all()
+    entry = {"Image Index": [f"{n}.png" for n in range(6)], "Finding Labels": ["Mass", "No Finding"] * 3,
+             "Patient ID": range(6), "View Position": "PA",
+             "Patient Age": 50, "Patient Gender": "F"}  # fmt: skip
+    pd.DataFrame(entry).to_csv(tmp_path / "src" / "Data_Entry_2017.csv", index=False)
+    listed_rows = manifest_of("nih-cxr-lt", tmp_path / "src", tmp_path / "nih.parquet", "--release", "nih14")
+    assert sorted(listed_rows.rows["path"]) == sorted(made.rows["path"])
+    assert sorted(listed_rows.contents().values()) == sorted(here.contents().values())
+
+
+def test_masks_of_a_table_are_below_the_url_too(
+    pair: tuple[Manifest, Manifest], tmp_path: Path, memory: fsspec.AbstractFileSystem
+) -> None:
+    here, _ = pair
+    memory.pipe_file("/bucket/images/masks/0.png", memory.cat_file("/bucket/images/0.png"))
+    rows = here.rows.assign(path=here.rows["path"].str.removeprefix("images/"))
+    rows["mask_Nodule"] = ["masks/0.png", *[None] * 5]
+    (tmp_path / "t").mkdir()
+    rows.to_csv(tmp_path / "t" / "labels.csv")
+    made = manifest_of("csv", tmp_path / "t" / "labels.csv", tmp_path / "m.parquet", "--findings", "Nodule,No_Finding")
+    assert made.rows.at["u0", "mask_Nodule"] == "memory://bucket/images/masks/0.png"
+    made.check_files()
+    assert set(made.mask_contents()) == {"u0"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("validate", "s3://bucket/m.parquet"),
+        ("join", "s3://bucket/m.parquet", "s3://bucket/n.parquet", "out.parquet"),
+        ("manifest", "csv", "s3://bucket/labels.csv", "out.parquet"),
+        ("init", "s3://bucket/labels.csv"),
+    ],
+)
+def test_what_must_be_on_this_machine_is_one_line(words: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"s3://bucket/\S+: is a URL; copy it to this machine, and give its path", line)

@@ -14,29 +14,17 @@ from medlt.data.manifest import Manifest
 from medlt.export.images import copy_images
 from medlt.export.release import build_release
 from medlt.export.release_check import verify_release
-from medlt.folders import subfolders
 from medlt.privacy.provenance import Provenance
 from medlt.privacy.published import image_name, image_violations
 from medlt.types import InputError
-from medlt.writer import write_metadata
+
+Spread = Callable[[Path, Path, int], Path]
 
 
 @pytest.fixture
-def fanned(tiny_run: medlt.Run, tmp_path: Path, reseal: Callable[[Path], None]) -> Path:
+def fanned(tiny_run: medlt.Run, tmp_path: Path, spread: Spread) -> Path:
     """A copy of the run as it is where a folder holds two images."""
-    run = Path(shutil.copytree(tiny_run.folder, tmp_path / "run"))
-    manifest = Manifest.read(run / "manifest.parquet")
-    synthetic = manifest.rows.index.isin(tiny_run.images().rows.index)
-    inside = subfolders(list(manifest.rows.index[synthetic]), 2)
-    paths = {uid: f"images/{place}{uid}.png" for uid, place in inside.items()}
-    for uid, path in paths.items():
-        (run / path).parent.mkdir(parents=True, exist_ok=True)
-        (run / "images" / f"{uid}.png").rename(run / path)
-    rows = manifest.rows.assign(path=[paths.get(uid, path) for uid, path in manifest.rows["path"].items()])
-    Manifest(rows, manifest.findings, run).write(run / "manifest.parquet")
-    write_metadata(run, rows[synthetic], manifest.findings, parents=True)
-    reseal(run)
-    return run
+    return spread(tiny_run.folder, tmp_path / "run", 2)
 
 
 def test_a_run_is_released_as_it_is(fanned: Path, tmp_path: Path) -> None:

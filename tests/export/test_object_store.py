@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 import medlt
 from medlt.data.convert import ConversionSettings, convert
+from medlt.data.layouts import read_layout
 from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache
 from medlt.data.validate import validate
@@ -102,6 +104,27 @@ def test_convert_in_worker_processes(bucket: fsspec.AbstractFileSystem, tmp_path
     there = convert("s3://medlt/images", tmp_path / "there", ConversionSettings(size=8), workers=2)
     assert there == here
     assert (tmp_path / "here/manifest.parquet").read_bytes() == (tmp_path / "there/manifest.parquet").read_bytes()
+
+
+def test_zips_and_a_folder_of_images(bucket: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    here, there = collection(tmp_path / "in", bucket)
+    with zipfile.ZipFile(tmp_path / "exam.zip", "w") as archive:
+        for file in (tmp_path / "in").glob("*.png"):
+            archive.write(file, file.name)
+    bucket.put_file(str(tmp_path / "exam.zip"), "medlt/zipped/exam.zip")
+    bucket.pipe_file("medlt/zipped/cut.zip", (tmp_path / "exam.zip").read_bytes()[:-40])
+    settings = ConversionSettings(size=8)
+    plain = convert(tmp_path / "in", tmp_path / "plain", settings, workers=1)
+    unzipped = convert("s3://medlt/zipped", tmp_path / "there", settings, workers=2)
+    assert (unzipped["converted"], unzipped["reasons"]) == (plain["converted"], {"corrupt": 1, "unzipped": 1})
+    images = [{path.name for path in (tmp_path / out / "images").iterdir()} for out in ("plain", "there")]
+    assert images[0] == images[1]
+    here.rows.to_csv(tmp_path / "labels.csv")
+    options = {"images": "s3://medlt/images", "findings": "A,B"}
+    read = read_layout("csv", tmp_path / "labels.csv", options)
+    assert read.manifest.rows["path"].to_dict() == there.rows["path"].to_dict()
+    assert read.manifest.digest() == here.digest()
 
 
 def test_output(tiny_run: medlt.Run, bucket: fsspec.AbstractFileSystem, tmp_path: Path) -> None:

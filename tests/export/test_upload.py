@@ -1,6 +1,9 @@
 """An upload is whole or seen as incomplete, sends nothing twice, and overwrites nothing (memory://, file://)."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -170,6 +173,31 @@ def test_a_run_is_exported_as_to_a_folder(
     files = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert {name: data for name, data in there.items() if name != RECORD} == files
     assert tiny_run.upload(kind, URL) == record
+
+
+FULL = """
+import resource, sys
+from typer.testing import CliRunner
+from medlt.cli import app
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+done = CliRunner().invoke(app, ["export", *sys.argv[2:]])
+print(done.exit_code, done.stderr, end="")
+"""
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "parquet", "webdataset", "diffusers"])
+def test_a_full_temporary_folder_is_one_line(tiny_run: medlt.Run, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "there").mkdir()
+    called = ["500", str(tiny_run.folder), f"file://{tmp_path}/there", "--format", kind]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, *called], env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"2 medlt: {tmp_path}/tmp: File too large; set TMPDIR to a folder with room"), done
+    assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "there").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -272,8 +272,8 @@ class Rig:
 
 
 def label(name: str) -> str:
-    """The kind of a file: its name without the digest of an artifact or the uid of an image."""
-    name = re.sub(r"/[0-9a-f]{16}(\.parquet)?(?=/|$)", r"/*\1", name)
+    """The kind of a file: its name without the digest of an artifact, its subfolder, or the uid of an image."""
+    name = re.sub(r"(/[0-9a-f]{1,3})*/[0-9a-f]{16}(\.parquet)?(?=/|$)", r"/*\2", name)
     return re.sub(r"(masks|images|dicom)/(.*/)?[^/]*\.(png|dcm)$", r"\1/*.\3", name)
 
 

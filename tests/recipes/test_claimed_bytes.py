@@ -31,7 +31,7 @@ def images(run: Path) -> list[Path]:
 
 def real_radiograph(run: Path) -> np.ndarray:
     """A drawn radiograph, as the run read it."""
-    return np.load(next(run.glob("artifacts/images-*/*/images.npy")), allow_pickle=False)[0].squeeze()
+    return np.load(next(run.glob("artifacts/images-*/*/*/images.npy")), allow_pickle=False)[0].squeeze()
 
 
 def test_an_untouched_run_keeps_its_claim_wherever_it_lies(private_run: Path, run: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ TRIES: dict[str, tuple[Callable[[Path], object], str]] = {
         "metadata.csv is not the table",
     ),
     "a shard damaged": (
-        lambda run: write_text(next(run.glob("stages/shards/*/kept.parquet")), "x"),
+        lambda run: write_text(next(run.glob("stages/shards/*/*/kept.parquet")), "x"),
         "27 files that this run did not make",
     ),
     "weights deleted": (lambda run: shutil.rmtree(run / "denoiser"), "denoiser/model.json is missing"),

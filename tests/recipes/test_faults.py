@@ -136,7 +136,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 PLACES = (
     "artifacts/codec/*/*.safetensors",
-    "artifacts/images-32/*/*",
+    "artifacts/images-32/*/*/*",
     "artifacts/latents/*/*",
     "artifacts/sparse/*/*.safetensors",
     "artifacts/denoiser/*/*",
@@ -160,7 +160,7 @@ def test_damaged_artifacts_are_named_set_aside_and_made_again(
         file = next(path for path in files if path.stat().st_size > 20)
         file.write_bytes(next(damages)(file.read_bytes()))
         spoilt.append(file)
-    for file in sorted(path for path in Path("run/stages").glob("shard*/*/images/*.png"))[:1]:
+    for file in sorted(path for path in Path("run/stages").glob("shard*/*/*/images/*.png"))[:1]:
         file.write_bytes(next(damages)(file.read_bytes()))
         spoilt.append(file)
     with caplog.at_level(logging.WARNING):
@@ -168,7 +168,7 @@ def test_damaged_artifacts_are_named_set_aside_and_made_again(
     assert pictures(Path("run")) == before
     named = [file for file in spoilt if file.as_posix() in caplog.text or str(file.parent) in caplog.text]
     assert named == spoilt
-    assert len(list(Path("run/artifacts").glob("*/*.damaged-*"))) >= len(PLACES)
+    assert len(list(Path("run/artifacts").rglob("*.damaged-*"))) >= len(PLACES)
 
 
 def test_image_names_with_blanks_go_through_to_the_verdict(tiny: Tiny, hospital: Path, tmp_path: Path) -> None:

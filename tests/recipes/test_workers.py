@@ -14,6 +14,7 @@ import pytest
 from medlt.config import EngineConfig, RunConfig, parse
 from medlt.recipes import _publish, _workers
 from medlt.recipes.augment import main as augment
+from medlt.store import Store
 from medlt.types import InputError
 
 Tiny = Callable[[Path], RunConfig]
@@ -56,9 +57,9 @@ def test_two_processes_make_the_bytes_of_one(method: str, tiny: Tiny, trained: P
     one, two = map(contents, runs)
     assert len(one["images"]) > 2
     assert one == two
-    shards = sorted((runs[1] / "stages" / "shards").iterdir())
-    assert len([shard for shard in shards if shard.is_dir()]) > 2
-    shutil.rmtree(next(shard for shard in shards if shard.is_dir()))
+    shards = Store(runs[1] / "stages").folders("shards")
+    assert len(shards) > 2
+    shutil.rmtree(shards[0])
     augment(config(tiny, tmp_path / "2", method, artifacts_dir=str(trained), workers=1))
     assert contents(runs[1]) == one
 

@@ -110,14 +110,18 @@ def test_answers_are_written_behind_no_link(outside: Path, tmp_path: Path) -> No
     assert_untouched(outside)
 
 
-@pytest.mark.parametrize("suffix", [".work", ".fresh"])
-def test_a_store_builds_behind_no_link(suffix: str, outside: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "link"),
+    [("codec", lambda place: place.with_suffix(".work")), ("codec", lambda place: place.with_suffix(".fresh")),
+     ("shards", lambda place: place.with_suffix(".work")), ("shards", lambda place: place.parent)],
+)  # fmt: skip
+def test_a_store_builds_behind_no_link(kind: str, link: Callable[[Path], Path], outside: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "artifacts")
-    place = store.place("codec", {"a": 1}).with_suffix(suffix)
+    place = link(store.place(kind, {"a": 1}))
     place.parent.mkdir(parents=True)
     place.symlink_to(outside)
     with pytest.raises(InputError, match="is a link") as refused:
-        store.make("codec", {"a": 1}, lambda folder: write_text(folder / "x", "y"))
+        store.make(kind, {"a": 1}, lambda folder: write_text(folder / "x", "y"))
     assert "\n" not in str(refused.value)
     assert_untouched(outside)
 

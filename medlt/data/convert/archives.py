@@ -11,13 +11,14 @@ import zlib
 from collections.abc import Iterator
 from errno import EINVAL
 from functools import lru_cache
-from io import FileIO
-from pathlib import Path
+from io import FileIO, RawIOBase
 from typing import NamedTuple
 
 from medlt.data.convert.scan import FileEntry
 from medlt.data.dicom import guard
 from medlt.data.dicom.guard import Unreadable
+from medlt.remote import AnyFile, OpenObject, RemoteFile
+from medlt.types import InputError
 
 LIMIT_INDEX_BYTES = 2**26  # the directory of about a million members
 LIMIT_RATIO = 100  # of a whole zip above LIMIT_FILE_BYTES; radiographs are packed 2 to 10 times
@@ -28,11 +29,15 @@ _PIECE = 2**20
 class Member(NamedTuple):
     """A member of the zip file `archive`, by its place in the zip's directory, because names may repeat."""
 
-    archive: Path
+    archive: AnyFile
     number: int
 
     def read(self) -> bytes:
-        """Return the member's bytes. Raises Unreadable if it is too large, damaged, encrypted, or packed otherwise."""
+        """Return the member's bytes.
+
+        Raises Unreadable if it is too large, damaged, encrypted, or packed otherwise, and InputError if a server cannot
+        be used.
+        """
         zipped = _kept_open(self.archive)
         info = zipped.infolist()[self.number]
         if info.file_size > guard.LIMIT_FILE_BYTES:
@@ -42,6 +47,8 @@ class Member(NamedTuple):
         try:
             with zipped.open(info) as handle:  # by pieces: the declared size may be wrong
                 return b"".join(iter(lambda: handle.read(_PIECE), b""))
+        except InputError:  # of a server
+            raise
         except EOFError:
             raise Unreadable("truncated", "a member of a zip that is cut short") from None
         except OSError as error:  # EINVAL: an offset before the file
@@ -50,7 +57,7 @@ class Member(NamedTuple):
             raise Unreadable("corrupt", "a damaged member of a zip") from None
 
 
-def with_members(root: Path, entry: FileEntry) -> Iterator[FileEntry]:
+def with_members(root: AnyFile, entry: FileEntry) -> Iterator[FileEntry]:
     """Yield the file; if it is a zip by its name and content, with the reason "unzipped", and then its members.
 
     A member's CRC-32 takes the place of its modification time. A zip that is damaged, or would grow beyond
@@ -60,7 +67,7 @@ def with_members(root: Path, entry: FileEntry) -> Iterator[FileEntry]:
         yield entry
         return
     try:
-        with _Bounded(root / entry.relative) as file, _directory(file) as zipped:
+        with _opened(root / entry.relative) as file, _directory(file) as zipped:
             members = zipped.infolist()
         _refuse_growth(members, entry.size)
     except Unreadable as error:
@@ -83,30 +90,45 @@ class _Bounded(FileIO):
     """A file of which no large piece is read at once: zipfile reads a zip's whole directory into memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > LIMIT_INDEX_BYTES:
-            raise Unreadable("too_large", "a zip with too many members")
-        return super().read(size) or b""
+        return super().read(_bounded(size)) or b""
 
     def __del__(self) -> None:
         self.close()
 
 
-def _directory(file: FileIO) -> zipfile.ZipFile:
+class _BoundedObject(OpenObject):
+    """An object at a URL of which no large piece is read at once."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(_bounded(size)) or b""
+
+
+def _bounded(size: int | None) -> int:
+    if size is not None and size > LIMIT_INDEX_BYTES:
+        raise Unreadable("too_large", "a zip with too many members")
+    return -1 if size is None else size
+
+
+def _opened(archive: AnyFile) -> RawIOBase:
+    return _BoundedObject(archive) if isinstance(archive, RemoteFile) else _Bounded(archive)
+
+
+def _directory(file: RawIOBase) -> zipfile.ZipFile:
     """Return the zip in a file. Raises Unreadable if it is damaged; without a code if it was never a zip."""
     head = file.read(4)
     try:
         return zipfile.ZipFile(file)
-    except (Unreadable, OSError):
+    except (InputError, OSError):
         raise
     except Exception:  # hostile bytes may raise any exception
         raise Unreadable("corrupt" if head[:2] == b"PK" else "", "not a readable zip") from None
 
 
 @lru_cache(maxsize=1)
-def _kept_open(archive: Path) -> zipfile.ZipFile:
+def _kept_open(archive: AnyFile) -> zipfile.ZipFile:
     """Return the zip for reading. A worker reads its members one after the other, so the last zip stays open."""
     try:
-        return _directory(_Bounded(archive))
+        return _directory(_opened(archive))
     except OSError as error:
         raise Unreadable("missing", error.strerror or "cannot be opened") from None
 

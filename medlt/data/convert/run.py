@@ -74,14 +74,15 @@ def convert(
 
 
 def _listed(source: AnyFile, out: Path, settings: ConversionSettings) -> tuple[AnyFile, list[FileEntry]]:
-    """Return the folder that names start from, and all files; the zips of a URL are not opened."""
+    """Return the folder that names start from, and all files, also those in zips."""
     if isinstance(source, RemoteFile):
-        entries = list(scan(source))
-        single = [source.name] == [entry.relative for entry in entries] and source.is_file()
-        return RemoteFile(source.url.rpartition("/")[0]) if single else source, entries
-    _refuse_inside(source, out)
-    root = source.parent if source.is_file() else source
-    files = scan(source, follow=settings.follow_links, out=out)
+        files = list(scan(source))
+        single = [source.name] == [file.relative for file in files] and source.is_file()
+        root: AnyFile = RemoteFile(source.url.rpartition("/")[0]) if single else source
+    else:
+        _refuse_inside(source, out)
+        root = source.parent if source.is_file() else source
+        files = list(scan(source, follow=settings.follow_links, out=out))
     return root, [entry for file in files for entry in with_members(root, file)]
 
 
@@ -149,8 +150,6 @@ def _worker(root: AnyFile, out: Path, settings: ConversionSettings, digits: int)
     _cap_memory(settings.memory_mb)
 
     def work(file: FileEntry) -> Outcome:
-        if isinstance(root, RemoteFile):
-            return convert_one(RemoteFile(f"{root.url.rstrip('/')}/{file.relative}"), out, settings, digits)
         place = Member(root / file.archive, file.member) if file.archive else root / file.relative
         return convert_one(place, out, settings, digits)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def conversion_table(out: Path, counts: dict[str, Any]) -> Table:
     """Return counts by transfer syntax, then by reason with its hint."""
+    from pydicom.config import IGNORE
     from pydicom.uid import UID
     from rich.table import Table
 
@@ -22,8 +23,8 @@ def conversion_table(out: Path, counts: dict[str, Any]) -> Table:
     title = f"{counts['converted']} images in {out}"
     made = Table("what", "files", *hints, title=title, title_justify="left")
     made.columns[0].no_wrap = True
-    for syntax, count in counts["transfer_syntaxes"].items():
-        made.add_row(UID(syntax).name, str(count))
+    for syntax, count in counts["transfer_syntaxes"].items():  # png, jpeg and nifti are none, and pydicom would warn
+        made.add_row(UID(syntax, IGNORE).name, str(count))
     made.add_section()
     for code, count in counts["reasons"].items():
         made.add_row(f"{kind_of_reason(code)}: {code}", str(count), HINTS[code])

@@ -25,6 +25,7 @@ from medlt.data.convert.settings import ConversionSettings
 from medlt.data.dicomweb.server import SILENT, DicomWebServer, Instance, NotRetrieved, checked, value, values
 from medlt.engine import EngineChoice
 from medlt.files import atomic, write_bytes
+from medlt.folders import require_no_link
 from medlt.names import did_you_mean
 from medlt.types import InputError, Progress
 
@@ -133,7 +134,8 @@ def download(server: DicomWebServer, instances: Sequence[Instance], folder: Path
     files = folder / "files"
     for place in (folder.parent, folder, files):
         place.mkdir(0o700, exist_ok=True)
-    for torn in files.glob(".*.tmp*"):  # left by a killed process; the journal's lock excludes other runs
+    require_no_link(files, (one.file for one in instances))
+    for torn in files.rglob(".*.tmp*"):  # left by a killed process; the journal's lock excludes other runs
         torn.unlink()
     problems = _parallel(lambda one: _retrieve(server, one, files), instances, "instances", report)
     answered = _while_answered(server, problems, lambda problem: problem == SILENT)

@@ -23,6 +23,7 @@ from pydicom.datadict import tag_for_keyword
 
 from medlt.data.dicom.guard import LIMIT_FILE_BYTES
 from medlt.files import digest
+from medlt.folders import GROWING, subfolder
 from medlt.types import InputError
 
 try:
@@ -54,8 +55,9 @@ class Instance(NamedTuple):
 
     @property
     def file(self) -> str:
-        """Return the name of its file: a digest, as UIDs name patients and may hold anything."""
-        return f"{digest(self.study, self.series, self.sop)}.dcm"
+        """Return the name of its file, in a subfolder: a digest, as UIDs name patients and may hold anything."""
+        name = digest(self.study, self.series, self.sop)
+        return f"{subfolder(name, GROWING)}{name}.dcm"
 
 
 class NotRetrieved(Exception):  # noqa: N818

@@ -9,6 +9,7 @@ from medlt.data.layouts.options import Options, parse
 from medlt.data.layouts.tables import NIH_FINDINGS, from_csv, from_nih
 from medlt.names import did_you_mean
 from medlt.plugins import LAYOUTS, PluginError
+from medlt.remote import require_local
 from medlt.types import InputError
 
 
@@ -23,6 +24,7 @@ def read_layout(layout: str, src: Path, given: Mapping[str, object] | None = Non
         raise InputError(f"unknown layout {layout!r}{close} use one of {', '.join(LAYOUTS)}")
     chosen = {name: value for name, value in (given or {}).items() if value is not None}
     if not Path(src).exists():
+        require_local(src)
         raise InputError(f"{Path(src).absolute()}: no such file or folder; check SRC")
     model = settings_model(LAYOUTS, layout, Options)
     result = LAYOUTS.build(layout, Path(src), parse(model, layout, chosen))

@@ -14,6 +14,7 @@ import pandas as pd
 
 from medlt.data.layouts import tree
 from medlt.data.layouts.reading import read_table, require
+from medlt.remote import AnyFile
 from medlt.types import InputError
 
 TABLES = re.compile(r"(?:sources|failures|duplicates|objects)\.csv")
@@ -21,14 +22,17 @@ TABLES = re.compile(r"(?:sources|failures|duplicates|objects)\.csv")
 _MANIFEST, _SOURCES = "manifest.parquet", "sources.csv"
 
 
-def pictures(root: Path, files: list[str]) -> pd.DataFrame:
+def pictures(root: AnyFile, files: list[str]) -> pd.DataFrame:
     """Return `tree.images` of the files below `root`, with `source`, the path that identifies an image, and `view`.
 
     `stem` and `source` are those of the source file where the image is converted, else its own; `view` is what the
-    conversion read in the tags, else blank. Raises InputError for a conversion whose tables cannot be read.
+    conversion read in the tags, else blank. Tables at a URL are not read. Raises InputError for a conversion whose
+    tables cannot be read.
     """
     images = tree.images(files)
     images = images.assign(source=images["path"], view=pd.Series(pd.NA, images.index, dtype="str"))
+    if not isinstance(root, Path):
+        return images
     for table in (file for file in files if f"/{file}".endswith(f"/{_MANIFEST}")):
         folder = table[: -len(_MANIFEST)]
         if f"{folder}{_SOURCES}" in files:

@@ -20,6 +20,7 @@ from medlt.data.layouts.labelled import REPEATED, one_row_each, table_labels
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, renamed_parts
 from medlt.data.layouts.options import OwnOptions, TableOptions
 from medlt.data.layouts.reading import open_table, require
+from medlt.remote import AnyFile
 from medlt.types import InputError
 
 ROLES = ("uid", "path", "patient_id", "split", "view")
@@ -127,7 +128,7 @@ def by_role(source: pd.DataFrame, named: Mapping[str, str]) -> dict[str, pd.Seri
     return {role: source[column] for role in ROLES if (column := named.get(role, role)) in source}
 
 
-def _matched(rows: pd.DataFrame, files: pd.DataFrame, root: Path) -> tree.MatchedImages:
+def _matched(rows: pd.DataFrame, files: pd.DataFrame, root: AnyFile) -> tree.MatchedImages:
     """Match rows to files: by uid without paths, else by path, or by its end if no path is that of a file."""
     if rows["path"].isna().all():
         by_name = tree.by_stem(rows, files)

@@ -73,7 +73,7 @@ def cxr_lt(src: Path, options: CxrLtOptions) -> LayoutResult:
     known = FINDINGS_2023 if release == "2023" else FINDINGS_2024
     rows, findings = labelled(source, known, src)
     pictures = converted.pictures(root, image_files)
-    rows, notes = with_views(rows, own_tables([src / f for f in files] + [root / f for f in image_files]), pictures)
+    rows, notes = with_views(rows, own_tables([*tree.paths(src, files), *tree.paths(root, image_files)]), pictures)
     name = f"CXR-LT {release}" + (f", task {options.task}" if release == "2024" else "")
     draft = Draft(tree.by_stem(rows, pictures), findings, root, src, notes, labels=name)
     return finish(draft, options)

@@ -20,6 +20,7 @@ from medlt.data.layouts.labelled import REPEATED, one_row_each, table_labels
 from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
 from medlt.data.layouts.options import FolderOptions
 from medlt.data.layouts.reading import open_table, read_table, require
+from medlt.remote import AnyFile
 from medlt.types import InputError
 
 NAMES = ("name", "source file", "source name", "source stem")
@@ -56,7 +57,7 @@ def folder(src: Path, options: FolderOptions) -> LayoutResult:
     if options.labels is None:
         if known is not None:
             raise InputError(f"{src}: manifest.parquet has no labels; give them with --labels TABLE.csv")
-        return finish(_classes(rows, files, root, options), options)
+        return finish(_classes(rows, files, src, options), options)
     return finish(_joined(rows, files, root, options), options)
 
 
@@ -107,7 +108,7 @@ def _crossed(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
     return rows.assign(**{SOURCE + name: rows["uid"].map(known[name]) for name in IDENTIFIERS})
 
 
-def _bare(files: pd.DataFrame, root: Path) -> pd.DataFrame:
+def _bare(files: pd.DataFrame, root: AnyFile) -> pd.DataFrame:
     """Return one row per image file; the uid is its name, or its path with '__' for '/' if names repeat."""
     if not len(files):
         raise InputError(f"{root}: no PNG, JPEG or DICOM file below it; check SRC and --images")
@@ -122,8 +123,9 @@ def _part(paths: pd.Series) -> pd.Series:
     return parts if parts.notna().all() else pd.Series(pd.NA, paths.index, dtype="str")
 
 
-def _classes(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: FolderOptions) -> Draft:
+def _classes(rows: pd.DataFrame, files: pd.DataFrame, src: Path, options: FolderOptions) -> Draft:
     """Return one finding per class folder: 1 for its images, 0 for the others."""
+    root = options.images or src
     if options.key or options.findings or options.patient_key:
         raise InputError(f"{root}: --key, --findings and --patient-key need a table of labels; give it with --labels")
     below = rows["path"].str.rsplit("/", n=1).str[0]
@@ -134,13 +136,13 @@ def _classes(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folde
         stray = f"{rows['path'][unnamed].iloc[0]} is in no class folder"
         raise InputError(f"{root}: {stray}; sort images into CLASS/ or SPLIT/CLASS/, or give a table with --labels")
     labels = pd.get_dummies(name, dtype="float64")
-    rows = identified(rows, options.patient, root).drop(columns=NAMES[0]).join(labels)
+    rows = identified(rows, options.patient, src).drop(columns=NAMES[0]).join(labels)
     rows = rows.set_index(rows.pop("uid").rename("uid"))
     note = f"{labels.shape[1]} classes by folder: {', '.join(labels.columns)}"
-    return Draft(tree.by_path(rows, files, root), tuple(labels.columns), root, root, (note,))
+    return Draft(tree.by_path(rows, files, root), tuple(labels.columns), root, src, (note,))
 
 
-def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: FolderOptions) -> Draft:
+def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: AnyFile, options: FolderOptions) -> Draft:
     """Join labels by key. One row of the table may belong to several images, such as those of a study."""
     read = _read_labels(rows, options)
     known, findings = read.rows, read.findings

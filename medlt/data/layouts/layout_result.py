@@ -24,6 +24,7 @@ from medlt.data.manifest import REQUIRED, SPLITS, Manifest
 from medlt.data.splits import complete_split, patient_split
 from medlt.data.views import of_views
 from medlt.names import no_finding
+from medlt.remote import AnyFile, is_url
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Draft:
 
     matched: tree.MatchedImages
     findings: tuple[str, ...]
-    root: Path
+    root: AnyFile
     source: Path
     notes: tuple[str, ...] = ()
     orphans: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["kind", "uid", "path"], dtype="str"))
@@ -195,11 +196,21 @@ def finish(draft: Draft, options: Options) -> LayoutResult:
     rows, split = _split(rows, findings, options)
     carried = [c for c in rows.columns if c not in (*REQUIRED, *findings)]
     try:
-        manifest = Manifest(rows[[*REQUIRED, *carried, *findings]], findings, draft.root)
+        manifest = _below(draft.root, rows[[*REQUIRED, *carried, *findings]], findings)
     except InputError as error:
         raise InputError(f"{draft.source}: {error}{_resplit_hint(str(error))}") from None
     notes = (*draft.notes, *draft.matched.notes, *split, *zeros, *_label_notes(manifest))
     return LayoutResult(manifest, orphans, notes, report)
+
+
+def _below(root: AnyFile, rows: pd.DataFrame, findings: tuple[str, ...]) -> Manifest:
+    """Return the manifest of images and masks below a folder; below a URL they get URLs."""
+    if isinstance(root, Path):
+        return Manifest(rows, findings, root)
+    moved = Manifest(rows, findings, Path()).moved(
+        lambda path: path if is_url(path) or Path(path).is_absolute() else (root / path).url
+    )
+    return Manifest(moved, findings, Path())
 
 
 def _existing(draft: Draft, options: Options) -> pd.DataFrame:

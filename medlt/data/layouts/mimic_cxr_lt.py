@@ -24,6 +24,7 @@ from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, rename
 from medlt.data.layouts.lists import lists, not_read, one_release, read_lists, unread
 from medlt.data.layouts.options import MimicOptions
 from medlt.data.layouts.reading import known_findings, only_table, read_table, require
+from medlt.remote import AnyFile
 from medlt.types import InputError
 
 FINDINGS = (
@@ -67,7 +68,7 @@ def mimic_cxr_lt(src: Path, options: MimicOptions) -> LayoutResult:
     root = options.images or src
     image_files = tree.listing(root) if root != src else files
     pictures = converted.pictures(root, image_files)
-    own = own_tables([src / f for f in files] + [root / f for f in image_files])
+    own = own_tables([*tree.paths(src, files), *tree.paths(root, image_files)])
     strange = unread(files, "mimic", OWN, converted.TABLES)
     if options.release in ("chexpert", "negbio"):
         draft = _by_study(own, options.release, root, pictures)
@@ -134,7 +135,7 @@ def _no_metadata(pictures: pd.DataFrame) -> str:
     return f"no mimic-cxr-2.0.0-metadata.csv: view {view}"
 
 
-def _by_study(own: dict[str, Path], kind: str, root: Path, pictures: pd.DataFrame) -> Draft:
+def _by_study(own: dict[str, Path], kind: str, root: AnyFile, pictures: pd.DataFrame) -> Draft:
     """Return study-level labels on every image of the study; images are those of the metadata table and the tree."""
     if kind not in own:
         raise InputError(f"{root}: no mimic-cxr-2.0.0-{kind}.csv in it or in SRC; choose another --release")

@@ -19,6 +19,7 @@ from medlt.data.layouts.lists import lists, not_read, one_release, read_lists, u
 from medlt.data.layouts.options import NihOptions
 from medlt.data.layouts.reading import known_findings, only_table, read_table, require
 from medlt.data.layouts.tables import NIH_COLUMNS, NIH_FINDINGS, listed_test, nih_flags, years
+from medlt.remote import AnyFile
 from medlt.types import InputError
 
 FINDINGS = (
@@ -93,7 +94,9 @@ def _about(entry: pd.DataFrame, table: Path) -> pd.DataFrame:
     return known.set_axis(pd.Index(tree.stems(entry["Image Index"]), name="uid"))
 
 
-def _fourteen(table: Path | None, tests: Path | None, root: Path, pictures: pd.DataFrame, options: NihOptions) -> Draft:
+def _fourteen(
+    table: Path | None, tests: Path | None, root: AnyFile, pictures: pd.DataFrame, options: NihOptions
+) -> Draft:
     """Return the Data_Entry table with its 14 findings and No_Finding, split as published or by patient."""
     if table is None:
         raise InputError(f"{root}: no Data_Entry_2017*.csv in it or in SRC; give the table itself as SRC")

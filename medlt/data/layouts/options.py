@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model, field_validator
 
 from medlt.config import Strict, expected, load_settings
 from medlt.data.layouts.label_spec import LabelSpec, Names
 from medlt.data.layouts.readers import Readers
 from medlt.names import did_you_mean
+from medlt.remote import RemoteFile, as_file
 from medlt.types import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -45,13 +46,20 @@ Rules = Annotated[dict[str, str], BeforeValidator(_rules)]
 class Options(LabelSpec):
     """Options of every layout, besides what the labels mean."""
 
-    images: Path | None = Field(None, description="folder of the images; default: SRC, or the folder of the table")
+    images: Path | RemoteFile | None = Field(
+        None, description="folder of the images, or its URL; default: SRC, or the folder of the table"
+    )
     label_spec: Path | None = Field(
         None, description="YAML file of these options but paths; an option replaces its key"
     )
     missing: Literal["drop", "keep"] = Field("drop", description="action on rows whose image file does not exist")
     resplit: bool = Field(False, description="split patients again, 70/10/20, stratified by finding")
     seed: int = Field(0, ge=0, description="seed of a new split")
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _at_url(cls, value: object) -> object:
+        return as_file(value) if isinstance(value, str) else value
 
 
 class MimicOptions(Options):

@@ -12,17 +12,18 @@ from medlt.data.layouts import tree
 from medlt.data.layouts.csv_table import ALONE, alone, patients
 from medlt.data.layouts.reading import only_table
 from medlt.data.splits import SHARES, patient_split
+from medlt.remote import AnyFile
 from medlt.types import InputError
 
 
-def source_files(src: Path, images: Path | None) -> tuple[Path, list[str], Path, pd.DataFrame]:
+def source_files(src: Path, images: AnyFile | None) -> tuple[Path, list[str], AnyFile, pd.DataFrame]:
     """Return the folder of the tables, its files, the folder of the images, and its image files.
 
     `src` may be a table: its folder counts then.
     """
     folder = src.parent if src.is_file() else src
     files = tree.listing(folder)
-    root = images or folder
+    root: AnyFile = images or folder
     return folder, files, root, tree.images(files if root == folder else tree.listing(root))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from medlt.data.layouts import tree
 from medlt.data.layouts.reading import open_table
+from medlt.remote import require_local
 from medlt.types import InputError
 
 MANIFEST = "manifest.parquet"
@@ -56,6 +57,7 @@ def sniff(src: Path, labels: Path | None = None) -> Sniffed:
     that has to be converted first, or whose labels are missing.
     """
     if not src.exists():
+        require_local(src)
         raise InputError(f"{src.absolute()}: no such file or folder; give a folder, a table or a manifest.parquet")
     if src.is_file() or src.suffix == ".parquet":
         if labels is not None:
@@ -79,7 +81,7 @@ def _file(src: Path) -> Sniffed:
 
 def _folder(src: Path, labels: Path | None) -> Sniffed:
     files = tree.listing(src)
-    if MANIFEST in files:
+    if (src / MANIFEST).exists():  # a file, or a folder of parts
         return _converted(src, labels)
     if labels is not None:
         return Sniffed("folder", src, f"images with the labels of {labels.name}", {"labels": labels})

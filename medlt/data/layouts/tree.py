@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.remote import are_files, is_url
+from medlt.remote import AnyFile, RemoteFile, are_files, is_url, listed
 from medlt.types import InputError
 
 _SUFFIX = re.compile(r"\.(?:png|jpe?g|dcm|dicom)$", re.IGNORECASE)
@@ -27,13 +27,15 @@ class MatchedImages:
     notes: tuple[str, ...] = ()
 
 
-def listing(root: Path) -> list[str]:
-    """Return every visible file below `root`, sorted, relative and with '/'.
+def listing(root: AnyFile) -> list[str]:
+    """Return every visible file below `root`, a folder or a URL, sorted, relative and with '/'.
 
     Links to folders are followed, such as p10 to p19 of MIMIC-CXR on another disk, but not back to a folder around
     `root` or to one that is listed without the link. Raises InputError if `root` is not a folder, or if a folder in it
-    cannot be read.
+    cannot be read; of a URL as `listed`.
     """
+    if isinstance(root, RemoteFile):
+        return [name for name in listed(root.url) if not any(part.startswith(".") for part in name.split("/"))]
     if not root.is_dir():
         raise InputError(f"{root.absolute()}: no such folder; check the path")
     top = os.path.realpath(root)
@@ -47,6 +49,11 @@ def listing(root: Path) -> list[str]:
         more, further = _walked(root / link, f"{link}/")
         paths, links = paths + more, links + further
     return sorted(paths)
+
+
+def paths(root: AnyFile, files: list[str]) -> list[Path]:
+    """Return the paths of files on this machine; none of those at a URL, where no table is read."""
+    return [root / file for file in files] if isinstance(root, Path) else []
 
 
 def _covers(folder: str, path: str) -> bool:
@@ -83,13 +90,15 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def images(files: list[str], root: Path | None = None) -> pd.DataFrame:
+def images(files: list[str], root: AnyFile | None = None) -> pd.DataFrame:
     """Return columns path, stem and plain of the PNG, JPEG and DICOM files, by their suffix, in the order given.
 
     A file name that is not valid text is escaped and not `plain`: no row can name that file. With `root`, files with
-    typical names of DICOM files without a suffix are checked for the DICM mark (PS3.10 section 7.1).
+    typical names of DICOM files without a suffix are checked for the DICM mark (PS3.10 section 7.1); at a URL a suffix
+    is needed.
     """
-    chosen = [f for f in files if _SUFFIX.search(f) or (root and _BARE.search(f) and _marked(root / f))]
+    local = root if isinstance(root, Path) else None
+    chosen = [f for f in files if _SUFFIX.search(f) or (local and _BARE.search(f) and _marked(local / f))]
     escaped = [f.encode("utf-8", "backslashreplace").decode() for f in chosen]  # tables are UTF-8, names may not be
     paths = pd.Series(escaped, dtype="str")
     plain = [a == b for a, b in zip(escaped, chosen, strict=True)]
@@ -117,9 +126,9 @@ def by_stem(rows: pd.DataFrame, files: pd.DataFrame) -> MatchedImages:
     return MatchedImages(matched, files[~files["stem"].isin(rows.index)], (note,) if repeated else ())
 
 
-def by_path(rows: pd.DataFrame, files: pd.DataFrame, root: Path) -> MatchedImages:
+def by_path(rows: pd.DataFrame, files: pd.DataFrame, root: AnyFile) -> MatchedImages:
     """Match each row to the file at its path, relative to `root` or absolute, or at its URL."""
-    base = str(root.absolute()).rstrip(os.sep) + os.sep
+    base = f"{root.url.rstrip('/')}/" if isinstance(root, RemoteFile) else str(root.absolute()).rstrip(os.sep) + os.sep
     near = rows["path"].str.removeprefix(base).str.removeprefix("./")
     known = set(files.loc[files["plain"].astype(bool), "path"])
     others = [p for p in near.fillna("?").unique() if p not in known]

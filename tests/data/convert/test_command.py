@@ -1,6 +1,9 @@
 """The options of `medlt convert`, as they are typed."""
 
 import json
+import subprocess
+import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from medlt.cli import app
@@ -58,3 +62,18 @@ def test_a_wrong_option_is_one_line(source: Path, tmp_path: Path, options: str, 
     (line,) = done.stderr.splitlines()
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", ["", "--dry-run"])
+def test_pictures_and_odd_values_raise_no_warning(film: Film, tmp_path: Path, options: str) -> None:
+    """The table names the kinds of pictures beside transfer syntaxes, and no value of a file reaches the terminal."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64).astype(np.uint8)).save(tmp_path / "in/a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (tmp_path / "in/b").write_bytes(film(StudyInstanceUID="1.2.odd", PatientAge="odd", AccessionNumber="odd" * 9))
+    called = [sys.executable, "-W", "error", "-m", "medlt", "convert", "in", "out", "--workers", "2", *options.split()]
+    done = subprocess.run(called, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, "arning" in done.stderr, "odd" in done.stderr + done.stdout) == (0, False, False), done
+    assert "Explicit VR Little Endian" in done.stdout
+    assert "png" in done.stdout

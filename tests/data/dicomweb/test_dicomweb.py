@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from medlt.cli import app
 from medlt.data.convert import ConversionSettings, convert
 from medlt.data.dicomweb import convert_server, download, parse_query, search
-from medlt.data.dicomweb.server import ATTEMPTS
+from medlt.data.dicomweb.server import ATTEMPTS, Instance
+from medlt.folders import GROWING, digits_for
 from medlt.types import InputError
 
 Serve = Callable[..., tuple[Any, str]]
@@ -39,7 +40,7 @@ def fetch(server: Any, folder: Path, query: dict[str, str] | None = None) -> lis
 
 def contents(folder: Path) -> Counter[bytes]:
     """The bytes of the files below a folder."""
-    return Counter(path.read_bytes() for path in folder.iterdir() if path.is_file())
+    return Counter(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 def sops(server: Any, **query: str) -> list[str]:
@@ -217,6 +218,22 @@ def test_a_second_call_retrieves_what_is_missing(
     assert fetch(server, tmp_path / "d") == []
     assert archive.retrieved == {stored[3].sop: 1, stored[5].sop: 1}
     assert contents(tmp_path / "d/files") == Counter(one.raw for one in stored)
+
+
+def test_downloads_are_in_subfolders(serve: Serve, connect: Connect, stored: list[Any], tmp_path: Path) -> None:
+    """None of them holds more than 8 of as many files as need two digits for that."""
+    names = [Instance("1.2", "1.2.3", f"1.2.3.{number}").file for number in range(120)]
+    assert digits_for(len(names), 8) == GROWING
+    assert max(Counter(Path(name).parent for name in names).values()) <= 8
+    server, files = connect(serve(stored)[1]), tmp_path / "d/files"
+    assert fetch(server, tmp_path / "d") == []
+    assert {path.relative_to(files).as_posix() for path in files.rglob("*.dcm")} == {
+        instance.file for instance in search(server, ALL, silent)
+    }
+    (inside := next(files.iterdir())).rename(tmp_path / "moved")
+    inside.symlink_to(tmp_path / "moved")
+    with pytest.raises(InputError, match="is a link"):
+        fetch(server, tmp_path / "d")
 
 
 def test_a_run_that_was_interrupted_goes_on(serve: Serve, connect: Connect, stored: list[Any], tmp_path: Path) -> None:
