@@ -21,6 +21,7 @@ from medlt.data.convert import ConversionSettings, convert
 from medlt.data.convert.archives import Member, with_members
 from medlt.data.convert.scan import scan
 from medlt.data.images import image_shape, read_image, read_levels
+from medlt.data.layouts import tree
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache
@@ -380,3 +381,12 @@ def test_what_must_be_on_this_machine_is_one_line(words: tuple[str, ...]) -> Non
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert re.search(r"s3://bucket/\S+: is a URL; copy it to this machine, and give its path", line)
+
+
+def test_a_whole_url_is_matched_below_a_folder_of_any_name(memory: fsspec.AbstractFileSystem) -> None:
+    memory.pipe_file("/bucket/ward #1/x.png", b"x")
+    root = RemoteFile("memory://bucket/ward #1")
+    rows = pd.DataFrame({"path": ["memory://bucket/ward #1/x.png"]}, pd.Index(["x"], name="uid"), dtype="str")
+    matched = tree.by_path(rows, tree.images(tree.listing(root)), root)
+    assert matched.rows[["path", "exists"]].values.tolist() == [["x.png", True]]
+    assert matched.unmatched.empty
