@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medlt.cli import app
-from medlt.data.convert import ConversionSettings, convert
+from medlt.data.convert import ConversionSettings, archives, convert
 from medlt.data.convert.archives import Member, with_members
 from medlt.data.convert.scan import scan
 from medlt.data.images import image_shape, read_image, read_levels
@@ -390,3 +390,16 @@ def test_a_whole_url_is_matched_below_a_folder_of_any_name(memory: fsspec.Abstra
     matched = tree.by_path(rows, tree.images(tree.listing(root)), root)
     assert matched.rows[["path", "exists"]].values.tolist() == [["x.png", True]]
     assert matched.unmatched.empty
+
+
+def test_a_zip_with_too_many_members_is_not_read_into_memory(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        for number in range(20):
+            archive.writestr(f"{number}", b"x")
+    memory.pipe_file("/in/exam.zip", raw.getvalue())
+    monkeypatch.setattr(archives, "LIMIT_INDEX_BYTES", 500)
+    root = RemoteFile("memory://in")
+    assert [one.reason for entry in scan(root) for one in with_members(root, entry)] == ["too_large"]
