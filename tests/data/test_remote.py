@@ -17,10 +17,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medlt.cli import app
-from medlt.data.convert import ConversionSettings, convert
+from medlt.data.convert import ConversionSettings, archives, convert
 from medlt.data.convert.archives import Member, with_members
 from medlt.data.convert.scan import scan
 from medlt.data.images import image_shape, read_image, read_levels
+from medlt.data.layouts import tree
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache
@@ -380,3 +381,25 @@ def test_what_must_be_on_this_machine_is_one_line(words: tuple[str, ...]) -> Non
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()
     assert re.search(r"s3://bucket/\S+: is a URL; copy it to this machine, and give its path", line)
+
+
+def test_a_whole_url_is_matched_below_a_folder_of_any_name(memory: fsspec.AbstractFileSystem) -> None:
+    memory.pipe_file("/bucket/ward #1/x.png", b"x")
+    root = RemoteFile("memory://bucket/ward #1")
+    rows = pd.DataFrame({"path": ["memory://bucket/ward #1/x.png"]}, pd.Index(["x"], name="uid"), dtype="str")
+    matched = tree.by_path(rows, tree.images(tree.listing(root)), root)
+    assert matched.rows[["path", "exists"]].values.tolist() == [["x.png", True]]
+    assert matched.unmatched.empty
+
+
+def test_a_zip_with_too_many_members_is_not_read_into_memory(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        for number in range(20):
+            archive.writestr(f"{number}", b"x")
+    memory.pipe_file("/in/exam.zip", raw.getvalue())
+    monkeypatch.setattr(archives, "LIMIT_INDEX_BYTES", 500)
+    root = RemoteFile("memory://in")
+    assert [one.reason for entry in scan(root) for one in with_members(root, entry)] == ["too_large"]
