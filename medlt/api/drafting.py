@@ -44,17 +44,26 @@ def draft(collection: Collection, table: Path, out: Path, source: str) -> FirstC
     """Return a config for the collection whose manifest is `table`, to be written at `out`.
 
     source: what the collection was read from, for the first comment. Nothing is trained but a few steps of each part,
-    to measure their time. Raises InputError for a collection without a finding to augment.
+    to measure their time. Raises InputError for a collection without a finding to augment, and for one that no run can
+    learn from.
     """
     from medlt.recipes import estimate
 
+    collection.manifest.require_positives()
     tree, why, notes = _chosen(collection, table, out)
     parsed = configs.parse(_absolute(tree, out), str(out))
+    _require_patients(collection, table, parsed.checks.folds)
     summary = collection.summary(parsed.targets.tail_below, parsed.targets.head_above)
     took = estimate.main(parsed, collection.manifest)
     planned = _planned(parsed, collection)
     text = "\n".join([*_head(source, summary, planned, took, out, notes), *_body(tree, why)]) + "\n"
     return FirstConfig(parsed, text, summary, took, planned, notes)
+
+
+def _require_patients(collection: Collection, table: Path, folds: int) -> None:
+    patients = collection.manifest.split("train").rows["patient_id"].nunique()
+    if patients < folds:
+        raise InputError(f"{table}: {patients} patient(s) in split train, and a run needs {folds}; add images")
 
 
 def write_draft(made: FirstConfig, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from medlt.cli.edge import Json, Volume, edge, example, path, text
 if TYPE_CHECKING:
     from medlt.api.drafting import FirstConfig
     from medlt.cli.terminal import Terminal
+    from medlt.data.layouts.layout_result import LayoutResult
 
 
 @app.command(
@@ -31,6 +33,7 @@ def init(
     images: Annotated[str | None, path("Folder of the images of a table, or its URL.")] = None,
     findings: Annotated[str | None, text("Label columns, A,B,... (default: every column of 0, 1 and blanks).")] = None,
     patient: Annotated[str | None, text("Regular expression that matches the patient in the path.")] = None,
+    column: Annotated[list[str] | None, text("A column's name in the table, such as patient_id=PID.")] = None,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -40,7 +43,7 @@ def init(
     take. Folders of DICOM files are converted first, by `medlt convert`.
     """
     with edge(as_json, volume) as terminal:
-        given = {"images": images, "findings": findings, "patient": patient}
+        given = {"images": images, "findings": findings, "patient": patient, "column": column or None}
         _init(src, out, labels, {name: value for name, value in given.items() if value is not None}, terminal)
 
 
@@ -70,9 +73,20 @@ def _read(seen: Any, out: Path, given: dict[str, Any]) -> tuple[Any, Path]:
     if seen.layout == "csv" or "labels" in options:
         options = {"findings": "all", "all_zero": "keep", **options}
     read, table = read_layout(seen.layout, seen.source, options), out.with_suffix(".parquet")
+    read = _without_absent(read)
     orphans = read.write(table)
     listed = () if orphans is None else (f"{_counted(read.orphans)}: {orphans}",)
     return Collection(read.manifest, table, (*read.notes, *listed)), table
+
+
+def _without_absent(read: LayoutResult) -> LayoutResult:
+    """Return the collection without the findings that no train image has: nothing can be learned of them."""
+    positive = read.manifest.split("train").counts()["positive"]
+    here, absent = positive.index[positive > 0].tolist(), positive.index[positive == 0].tolist()
+    if not (here and absent):
+        return read
+    note = f"left out, since no train image has it: {', '.join(absent)}"
+    return replace(read, manifest=read.manifest.with_findings(here), notes=(*read.notes, note))
 
 
 def _counted(orphans: Any) -> str:

@@ -215,8 +215,9 @@ class Manifest:
     def with_findings(self, findings: Sequence[str]) -> Manifest:
         """Return the rows with these findings in this order: others are left out, missing ones are unknown."""
         others = [name for name in self.findings if name not in findings]
+        regions = {f"{kind}{name}" for kind in (MASK, BOX, SIDE) for name in others} - set(self.findings)
         missing = {name: np.nan for name in findings if name not in self.findings}
-        rows = self.rows.drop(columns=others).assign(**missing)
+        rows = self.rows.drop(columns=[*others, *regions.intersection(self.rows.columns)]).assign(**missing)
         return Manifest(rows, tuple(findings), self.root)
 
     def without_regions(self) -> Manifest:

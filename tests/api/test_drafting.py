@@ -89,6 +89,44 @@ def test_a_collection_with_nothing_rare_is_refused(tiny_collection: medlt.Collec
         drafting.draft(medlt.Collection(only), tmp_path / "m.parquet", tmp_path / "a.yaml", "here")
 
 
+def test_a_collection_that_no_run_can_learn_from_is_one_line(
+    tiny_collection: medlt.Collection, tmp_path: Path, brief: list[RunConfig]
+) -> None:
+    manifest = tiny_collection.manifest
+    held_out = manifest.where(manifest.rows["split"] != "train")
+    with pytest.raises(medlt.InputError, match="split train has no row"):
+        drafting.draft(medlt.Collection(held_out), tmp_path / "m.parquet", tmp_path / "a.yaml", "here")
+    train = manifest.split("train").rows
+    people = train.loc[train[list(manifest.findings)].eq(1).any(axis=1), "patient_id"].unique()[:2]
+    few = manifest.where(manifest.rows["patient_id"].isin(people))
+    few = few.with_findings([name for name in few.findings if few.counts()["positive"][name]])
+    with pytest.raises(medlt.InputError, match=r"2 patient\(s\) in split train, and a run needs 3; add images"):
+        drafting.draft(medlt.Collection(few), tmp_path / "m.parquet", tmp_path / "a.yaml", "here")
+    assert not brief
+
+
+def test_a_column_of_another_name_is_named_as_the_message_says(table: Path, brief: list[RunConfig]) -> None:
+    rows = pd.read_csv(table, dtype=str)
+    rows.rename(columns={"patient_id": "who"}).to_csv(table, index=False)
+    words = ["init", str(table), "--out", str(table.with_name("mine.yaml"))]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert "--column patient_id=NAME" in " ".join(done.stderr.split())
+    done = CliRunner().invoke(app, [*words, "--column", "patient_id=who"])
+    assert done.exit_code == 0, done.output
+    made = Manifest.read(table.with_name("mine.parquet"))
+    assert set(made.rows["patient_id"]) == set(rows["patient_id"])
+
+
+def test_a_finding_that_no_train_image_has_is_left_out_and_named(table: Path, brief: list[RunConfig]) -> None:
+    rows = pd.read_csv(table, dtype=str)
+    pd.concat([rows, pd.Series(["0"] * len(rows), name="Hernia")], axis=1).to_csv(table, index=False)
+    done = init(table, "--out", table.with_name("mine.yaml"))
+    assert done.exit_code == 0, done.output
+    assert "left out, since no train image has it: Hernia" in " ".join(done.output.replace("#", " ").split())
+    assert "Hernia" not in Manifest.read(table.with_name("mine.parquet")).findings
+
+
 @pytest.mark.slow
 def test_three_commands_from_dicom_and_labels_to_a_report(
     tiny_collection: medlt.Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
