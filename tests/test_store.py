@@ -381,3 +381,21 @@ def test_a_key_holds_plain_values_and_all_of_them_count() -> None:
     for bad in (torch.zeros(2), np.zeros(3), Path("/a"), torch.float32, {1, 2}, object()):
         with pytest.raises(TypeError, match="put a digest of its contents"):
             store.place("k", {"x": [bad]})
+
+
+def test_unchanged_files_are_hashed_once_and_changed_ones_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    whole = module.digest_file
+    monkeypatch.setattr(module, "digest_file", lambda file: hashed.append(file.name) or whole(file))
+    one = Store(tmp_path)
+    made = one.make("kind", {"a": 1}, lambda folder: [(folder / name).write_text(name) for name in "xy"])
+    before = len(hashed)
+    assert one.find("kind", {"a": 1}) == made
+    assert len(hashed) == before
+    os.utime(made.path("x"), ns=(1, 1))
+    assert one.find("kind", {"a": 1}) == made
+    assert sorted(hashed[before:]) == ["x", "y"]
+    made.path("y").unlink()
+    assert one.find("kind", {"a": 1}) is None

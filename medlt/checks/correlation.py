@@ -77,17 +77,17 @@ class Projected:
 
 def project(uids: Sequence[str], images: Images, chunk: int = CHUNK) -> Projected:
     """Read each image once, and return the projections of all."""
-    waves, flat = [np.zeros((0, WAVES**2))], [np.zeros(0, bool)]
+    waves, flat = np.zeros((len(uids), WAVES**2)), np.zeros(len(uids), bool)
     for i in range(0, len(uids), chunk):
         given = images(uids[i : i + chunk])
         height, width = given.shape[-2:]
         pixels = standardised(given)
-        flat.append((pixels == 0).all(1).numpy())
+        flat[i : i + chunk] = (pixels == 0).all(1).numpy()
         low = _basis(height) @ pixels.view(-1, height, width) @ _basis(width).T
         padded = torch.nn.functional.pad(low, (0, WAVES - low.shape[2], 0, WAVES - low.shape[1]))
-        waves.append(padded.flatten(1).numpy())
-    rows = np.flatnonzero(~np.concatenate(flat))
-    return Projected(uids, images, np.concatenate(waves)[rows], rows)
+        waves[i : i + chunk] = padded.flatten(1).numpy()
+    rows = np.flatnonzero(~flat)
+    return Projected(uids, images, waves[rows], rows)
 
 
 def most_alike(
