@@ -55,6 +55,8 @@ SPARED = re.compile(r"[^/]*/run\.log|.*\.lock|.*\.work/.*|.*/artifacts/pixels/.*
 """Files that no command reads again once it has ended; a damaged index of decoded files costs time alone."""
 PUTS = ("open", "os.rename", "os.link")
 """The events that put a file into place."""
+WORK = ".work/"
+"""In the names of files that an artifact is made of, which a test of its own damages."""
 SAME = "same bytes"
 SHORT, WRITE = bool(os.environ.get("MEDLT_FAULTS_SHORT")), bool(os.environ.get("MEDLT_FAULTS_WRITE"))
 UNEQUAL = re.compile(
@@ -134,8 +136,9 @@ class Rig:
         if WRITE:
             known = json.loads(OUTCOMES.read_text())
             for command, files in self.outcomes.items():
-                for fault in {fault for cells in files.values() for fault in cells}:
-                    for cells in known.get(command, {}).values():
+                struck = {(WORK in what, fault) for what, cells in files.items() for fault in cells}
+                for what, cells in known.get(command, {}).items():
+                    for fault in {fault for work, fault in struck if work == (WORK in what)}:
                         cells.pop(fault, None)
                 for what, faults in files.items():
                     known.setdefault(command, {}).setdefault(what, {}).update(faults)
