@@ -222,6 +222,12 @@ class Rig:
                 moments[what] = [{"event": e, "name": regular(mask)} for e, mask in (next(iter(events)), puts[-1])]
         return moments
 
+    def opened(self, command: str) -> list[str]:
+        """The kinds of files that the command writes under their own names, neither renamed nor in a folder that is."""
+        direct = {"event": "open"}
+        moments = self.moments(command).items()
+        return [what for what, (_, put) in moments if put == direct | {"name": regular(what)} and WORK not in what]
+
     @staticmethod
     def code(command: str) -> int:
         """The exit code of a command that does its work."""
@@ -229,7 +235,7 @@ class Rig:
 
     def may_be_same(self, command: str, fault: str, what: str) -> bool:
         """Whether this strike changes nothing as far as the table knows, which may know of a flipped bit alone."""
-        cells = self.known.get(command, {}).get(what, {})
+        cells = {**self.known.get(command, {}).get(what, {}), **self.outcomes.get(command, {}).get(what, {})}
         return cells.get(fault, cells.get("flip", SAME)) == SAME
 
     def again(self, command: str, fault: str, *what: str) -> str:

@@ -58,11 +58,17 @@ def test_damage(rig: Any, command: str, fault: str) -> None:
 WRITERS = ["convert", "augment", "train", "evaluate", "audit", "release"]
 
 
+LOGS = ("/run.log", "/.convert/files.jsonl")
+"""Files that are added to line by line; a reader leaves out a torn last line."""
+
+
 def chosen(rig: Any, command: str) -> dict[str, list[dict[str, str]]]:
     """The moments of every kind of file that a command writes; the short form has three of them."""
     moments = rig.moments(command)
     names, unseen = [*moments], {one for one in rig.written(command) if not one.endswith(".lock")} - {*moments}
     assert not unseen, f"written without a change that was seen: {unseen}"
+    torn = [one for one in rig.opened(command) if not one.endswith(LOGS)]
+    assert not torn, f"written under their own names, so a kill may leave half of them: {torn}"
     few = (names[0], names[len(names) // 2], names[-1]) if rig.brief else names
     return {what: moments[what] for what in few}
 
