@@ -256,7 +256,7 @@ def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 
 def resume(state: State, folder: Path, *, restart: bool = False) -> None:
-    """Load the checkpoint in `folder`, if there is one.
+    """Load the checkpoint in `folder`, if there is one, and write its history again.
 
     Raises InputError if the checkpoint belongs to another training, is damaged, or has more steps than the settings.
     With `restart` the last two cases start a new training instead; a damaged file is renamed, with a warning.
@@ -287,3 +287,4 @@ def resume(state: State, folder: Path, *, restart: bool = False) -> None:
         raise InputError(f"{folder} was already trained for {header['step']} steps, more than {steps}; set more steps")
     state.restore(named, header["step"])
     state.metadata = header.get("metadata", {})
+    write_table(Path(folder) / "history.parquet", state.history())  # the one there may be damaged, or of more steps

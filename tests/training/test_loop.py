@@ -258,6 +258,15 @@ def test_a_damaged_checkpoint_is_renamed_and_the_training_starts_again(
     assert path.with_suffix(".damaged").is_file()
 
 
+def test_a_damaged_history_of_a_finished_training_is_written_again(tmp_path: Path) -> None:
+    train(tmp_path)
+    path = tmp_path / "history.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(flipped(whole, len(whole) // 2))
+    train(tmp_path)
+    assert path.read_bytes() == whole
+
+
 def test_a_damaged_checkpoint_raises_without_restart(tmp_path: Path) -> None:
     train(tmp_path, replace(TRAINING, steps=3))
     path = tmp_path / checkpoint.FILE
