@@ -42,7 +42,7 @@ def test_damage(rig: Any, command: str, fault: str) -> None:
     count = 1 if rig.short else GROUPS
     groups = [group for group in (same[number::count] for number in range(count)) if group]
     singly = [[one] for one in files if one not in same]
-    queue = [*singly[: 4 if rig.brief else None], *groups]
+    queue = [*singly[: 2 if rig.brief else None], *groups]
     for what in queue:
         place = rig.fresh(command)
         for one in what:
