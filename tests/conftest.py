@@ -31,7 +31,8 @@ def real_data() -> Path:
 def reseal() -> Callable[[Path], None]:
     """Seals a run folder as it is, for tests that change its files."""
     from medlt.files import write_json
-    from medlt.recipes._sealed import read_record, seal, with_checksum
+    from medlt.recipes._sealed import read_record, seal
+    from medlt.records import with_checksum
 
     return lambda folder: write_json(folder / "run.json", with_checksum(read_record(folder) | {"files": seal(folder)}))
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "medlt"
 LAYERS = (  # a module imports only from strictly lower layers, or from its own package
     {"types", "names", "keys", "rng", "rows", "versions", "_version"},
     {"files", "folders", "plugins", "processes", "yaml_text", "csv_text", "markdown_text"},
-    {"store", "config", "remote"},
+    {"store", "config", "remote", "records"},
     {"engine", "training", "metrics"},
     {"data", "diffusion", "sparse"},
     {"classify", "privacy", "checks"},

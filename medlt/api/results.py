@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 import pandas as pd
 
+from medlt.records import without_checksum
 from medlt.types import InputError
 
 
@@ -85,6 +85,6 @@ class Audit:
 def read_json(file: Path) -> dict[str, Any]:
     """Return a JSON object of a run folder. Raises InputError for a damaged one."""
     try:
-        return dict(json.loads(file.read_text()))
+        return without_checksum(file.read_text())
     except (ValueError, TypeError):
         raise InputError(f"{file.absolute()}: damaged; remove it, and run the same command again") from None

@@ -163,8 +163,10 @@ class Run:
         """RUN/report.html: one self-contained page; written now where it is missing."""
         page = self.folder / "report.html"
         if not page.is_file():
+            from medlt.recipes._sealed import require_sealed
             from medlt.report.html import write_report
 
+            require_sealed(self.folder)
             write_report(self.folder)
         return page
 

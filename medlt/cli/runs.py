@@ -70,7 +70,7 @@ def audit(
 
 def _require_finished(run: Path) -> None:
     """Raise InputError for a folder that is no finished run, before any library is loaded."""
-    for name in ("config.yaml", "manifest.parquet"):
+    for name in ("config.yaml", "run.json", "manifest.parquet"):
         if not (run / name).is_file():
             raise InputError(f"{run.absolute()}: is not a finished run: it has no {name}; give the folder of a run")
 
@@ -109,9 +109,11 @@ def report(
     The page states whether it holds real images. Before you hand it out, write it with --no-real-images.
     """
     with edge(as_json, volume) as terminal:
+        from medlt.recipes._sealed import require_sealed
         from medlt.report.html import write_report
         from medlt.report.scorecard import write_scorecard
 
+        require_sealed(run)
         path, card = write_report(run, real_images=real_images), write_scorecard(run)
         written = {"report": str(path)} | ({"scorecard": str(card)} if card else {})
         terminal.show_lines(written, [f"{name}: {place}" for name, place in written.items()])

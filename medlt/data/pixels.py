@@ -12,6 +12,7 @@ file is not read again.
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -215,7 +216,8 @@ class PixelCache:
         contents = [one.content for one in read]
 
         def build(folder: Path) -> None:
-            np.save(folder / "images.npy", np.stack([one.squares[size] for one in read]))
+            np.save(squares := io.BytesIO(), np.stack([one.squares[size] for one in read]))
+            (folder / "images.npy").write_bytes(squares.getbuffer())  # np.save itself hides that the disk is full
             hashes = [str(one.hash) for one in read]
             write_json(folder / "contents.json", {"format": FORMAT, "contents": contents, "hashes": hashes})
 

@@ -14,6 +14,7 @@ from medlt.export.upload import upload
 from medlt.files import whole_folder
 from medlt.names import did_you_mean
 from medlt.plugins import resolve
+from medlt.recipes._sealed import require_sealed
 from medlt.remote import connected
 from medlt.types import InputError, Progress
 
@@ -78,9 +79,14 @@ def export_to_url(
 
 
 def _writer(run: Path, kind: str, real: bool, labels: str | None, shard_size: int | None) -> Callable[[Path], None]:
-    """Return what writes a run to a folder. Raises InputError for an unknown format or option."""
-    function = _function(kind)
-    return partial(function, Path(run).expanduser().absolute(), **_options(kind, real, labels, shard_size))
+    """Return what writes a run to a folder.
+
+    Raises InputError for an unknown format or option, and for a run that is not as it was written.
+    """
+    function, options = _function(kind), _options(kind, real, labels, shard_size)
+    run = Path(run).expanduser().absolute()
+    require_sealed(run)
+    return partial(function, run, **options)
 
 
 def _options(kind: str, real: bool, labels: str | None, shard_size: int | None) -> dict[str, Any]:

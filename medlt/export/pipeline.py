@@ -27,8 +27,11 @@ from diffusers import DDIMScheduler
 from medlt import config as configs
 from medlt.export.parts import SOURCE, autoencoder, label_embedding, label_unet, sampling, scheduler_config
 from medlt.export.provenance import NOTICE, write_provenance
-from medlt.files import write_json, write_text
+from medlt.files import digest_file, write_json, write_text
 from medlt.markdown_text import inline
+from medlt.privacy.evidence import denoiser_files
+from medlt.privacy.provenance import Provenance
+from medlt.store import Artifact
 from medlt.types import InputError
 
 LABELS = """# diffusers runs pipeline.py of this folder only when it is trusted: read it first
@@ -74,10 +77,17 @@ def export_diffusers(run: Path, out: Path) -> None:
 
 
 def _copy_stable_diffusion(run: Path, out: Path, chosen: configs.StableConfig, sampled: str) -> None:
-    """Copy RUN/denoiser, and write the words of its prompts beside it."""
+    """Copy RUN/denoiser, and write the words of its prompts beside it. Raises InputError for other bytes."""
     if chosen.train == "none" or not (run / "denoiser").is_dir():
         raise InputError(f"{run.absolute()}: trained no Stable Diffusion; use the checkpoint that its config names")
+    made = Provenance(run).denoiser
+    if not isinstance(made, Artifact):
+        raise InputError(f"{run}: its trained denoiser is missing or damaged; restore the folder of artifacts")
     shutil.copytree(run / "denoiser", out, dirs_exist_ok=True)
+    for name, source in denoiser_files(made).items():
+        if not (out / name).is_file() or digest_file(out / name) != made.files[source]:
+            file = run / "denoiser" / name
+            raise InputError(f"{file}: is not what this run made; restore it, or run `medlt augment` for it again")
     write_json(out / "prompts.json", chosen.prompts.model_dump(mode="json"))
     _write_readme(out, WHOLE if chosen.train == "full" else LORA, write_provenance(run, out), sampled)
 

@@ -8,7 +8,6 @@ of the rows, a person who knows all rows but one could test whether that one is 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +39,7 @@ from medlt.privacy.card_text import (
 from medlt.privacy.claims import Claim, claim
 from medlt.privacy.ledger import Ledger, format_epsilon
 from medlt.privacy.provenance import Provenance
+from medlt.records import without_checksum
 from medlt.types import InputError
 
 AUDIT, VERDICT = "audit.json", "verdict.json"
@@ -187,7 +187,7 @@ def _ledger(seen: Provenance, claimed: Claim) -> str:
 def _read(file: Path, command: str, read: Callable[[dict[str, Any]], Any]) -> Any:
     """Return what `read` takes from a JSON file. Raises InputError for a damaged one."""
     try:
-        return read(json.loads(file.read_text()))
+        return read(without_checksum(file.read_text()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{file}: damaged; run `{command}` again") from None
 

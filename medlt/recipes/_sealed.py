@@ -1,28 +1,29 @@
 """The seal of a run folder: digests of the files that other commands read, in run.json when a command has ended.
 
-A finished run is read by `medlt audit`, `check`, `evaluate` and `release`, also years later and on another machine. The
-seal lets them refuse a table, an image or a config that was damaged, replaced or left half old, half new by a run that
-was stopped, before they compute anything from it.
+A finished run is read by `medlt audit`, `check`, `evaluate`, `export`, `release` and `report`, also years later and on
+another machine. The seal lets them refuse a table, an image or a config that was damaged, replaced or left half old,
+half new by a run that was stopped, before they compute anything from it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medlt.config import WORKING
 from medlt.files import REAL_ROWS, digest, digest_file
+from medlt.records import without_checksum
+from medlt.report.collect import COLUMNS
 from medlt.types import InputError
 from medlt.yaml_text import read_yaml
 
 SEAL = "files"
 """The section of run.json."""
 TABLES = (
-    "manifest.parquet", "plan.parquet", "checks.parquet", "quality.parquet", "localisation.parquet",
-    "sparse_code_metrics.parquet", "images/metadata.csv", REAL_ROWS.as_posix(),
-)  # fmt: skip
+    *(f"{name}.parquet" for name in sorted(COLUMNS.keys() - {"failures"})),
+    *("quality.parquet", "failures.csv", "verdict.json", "images/metadata.csv", REAL_ROWS.as_posix()),
+)
+"""All that reports and other commands read, but for what `medlt audit` adds to a run that has ended."""
 FREE = ("output_dir", "artifacts_dir", "budget_book", "threads", "device", *WORKING)
 """Keys of a config that may change when a run folder moves to another place."""
 
@@ -58,18 +59,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Return run.json of a folder, {} if there is none. Raises InputError if it is damaged."""
     file = Path(folder) / "run.json"
     try:
-        record = dict(json.loads(file.read_text())) if file.exists() else {}
-        if not record or record.pop("checksum", None) in (None, digest(record)):
-            return record
+        return without_checksum(file.read_text()) if file.exists() else {}
     except (ValueError, TypeError):
-        pass
-    raise InputError(f"{file}: damaged; remove it and run the same command again, which writes it")
-
-
-def with_checksum(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of run.json with its checksum."""
-    plain = json.loads(json.dumps(dict(record)))
-    return {**plain, "checksum": digest(plain)}
+        what = "remove it and run the command that made the run again, which writes it"
+        raise InputError(f"{file}: damaged; {what}") from None
 
 
 def _config(file: Path) -> str:

@@ -27,7 +27,8 @@ from medlt import config as configs
 from medlt import processes
 from medlt.files import REAL_ROWS, locked, require_no_links, write_json, write_text
 from medlt.progress import ProgressCallback, RunLog
-from medlt.recipes._sealed import SEAL, read_record, require_sealed, seal, with_checksum
+from medlt.recipes._sealed import SEAL, read_record, require_sealed, seal
+from medlt.records import with_checksum
 from medlt.store import Artifact, Store
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
@@ -200,7 +201,7 @@ def finished(folder: Path, progress: Progress, artifacts_dir: Path | None = None
 
     Raises InputError if it is not finished, or if its files are not what it wrote.
     """
-    for name in ("config.yaml", "manifest.parquet"):
+    for name in ("config.yaml", "run.json", "manifest.parquet"):
         if not (folder / name).is_file():
             place = folder.absolute()
             raise InputError(f"{place}: is not a finished run: it has no {name}; run `medlt augment` for it first")

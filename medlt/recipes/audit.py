@@ -37,6 +37,7 @@ from medlt.recipes._encoder import given_encoder
 from medlt.recipes._image_sets import synthetic_rows
 from medlt.recipes._privacy import PrivateTraining
 from medlt.recipes._setup import RunFolder, finished, logged
+from medlt.records import with_checksum
 from medlt.report.html import write_report
 from medlt.report.scorecard import write_scorecard
 from medlt.rng import seed_of
@@ -82,7 +83,7 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
     results = summary(parts)
     for name, table in tables(parts).items():
         write_table(run.path(f"{name.replace(', ', '_').replace(' ', '_')}.parquet"), table)
-    write_json(run.path("audit.json"), results)
+    write_json(run.path("audit.json"), with_checksum(results))
     write_text(run.path("MODEL_CARD.md"), model_card(run.folder))
     write_text(run.path("DATASHEET.md"), datasheet(run.folder))
     write_report(run.folder)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlt.csv_text import unescaped
+from medlt.records import without_checksum
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -187,16 +187,15 @@ def _text(file: Path) -> str:
 
 
 def _json(file: Path) -> dict[str, Any] | None:
-    """Return a JSON object; None for a missing file. Raises InputError for anything else."""
+    """Return a JSON object without its checksum; None for a missing file. Raises InputError for anything else."""
     if not file.is_file():
         return None
     try:
-        value = json.loads(file.read_text())
+        return without_checksum(file.read_text())
     except ValueError as error:
         raise InputError(f"{file}: not readable as JSON: {_first_line(error)}; run the stage again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{file}: holds no JSON object; run the stage again")
-    return value
+    except TypeError:
+        raise InputError(f"{file}: holds no JSON object; run the stage again") from None
 
 
 def finding_columns(manifest: pd.DataFrame) -> tuple[str, ...]:

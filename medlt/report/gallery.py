@@ -19,6 +19,7 @@ from medlt.report.figures import data_uri, opened, thumbnail
 from medlt.report.formatting import beside_limit
 from medlt.report.panels import NAMES
 from medlt.report.summary import kind_of
+from medlt.types import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,9 +177,15 @@ def _of_sources(images: pd.DataFrame, real_images: bool) -> Iterator[dict[str, A
 
 
 def _filled(sheet: Sheet, row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the row of an image with its pictures and all that the page says about it; None without a picture."""
+    """Return the row of an image with its pictures and all that the page says about it; None without a picture.
+
+    Raises InputError for a rejected image whose file is missing: rejected_images.parquet names those that are there.
+    """
     run, uid = sheet.run, row["uid"]
     panel, file = (run.file(str(row[name])) if row[name] else None for name in ("panel", "file"))
+    if file is None and row["file"] and not row["kept"]:
+        where = run.folder / row["file"]
+        raise InputError(f"{where}: is missing; restore it, or run the command that made the run again")
     if file is not None:
         src = sheet.image(file)
     elif panel is not None:

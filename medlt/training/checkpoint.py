@@ -1,7 +1,8 @@
 """The training state and its checkpoint: trained weights, moving average, optimizer and losses in one safetensors file.
 
 Frozen weights are not written, so a checkpoint of LoRA layers on Stable Diffusion takes megabytes. `write` reads the
-new file back and compares every byte before the file replaces the previous checkpoint. No pickle is used.
+new file back and compares every byte before the file replaces the previous checkpoint. `resume` compares the digest of
+all values with the one in the header. No pickle is used.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from medlt.files import atomic, tensor_bytes, write_table, write_tensors
+from medlt.files import atomic, digest, digest_tensors, tensor_bytes, write_table, write_tensors
 from medlt.training.averaging import Moving, averaged_model
 from medlt.training.settings import Training
 from medlt.types import InputError
@@ -241,7 +242,7 @@ def write_checkpoint(state: State, folder: Path) -> None:
     tensors = state.tensors()
     with atomic(folder / FILE) as temporary:
         header = {"key": state.key, "step": state.step} | ({"metadata": state.metadata} if state.metadata else {})
-        write_tensors(temporary, tensors, {"training": json.dumps(header)})
+        write_tensors(temporary, tensors, {"training": json.dumps(header | {"digest": _digest(header, tensors)})})
         if (name := first_difference(temporary, tensors)) is not None:
             raise InputError(
                 f"{folder / FILE}: {name} of step {state.step} differs after it was written; the disk or the memory is "
@@ -249,8 +250,13 @@ def write_checkpoint(state: State, folder: Path) -> None:
             )
 
 
+def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Return a digest of the whole checkpoint; the format has no checksum of its own."""
+    return digest(json.loads(json.dumps(header)), digest_tensors(tensors))
+
+
 def resume(state: State, folder: Path, *, restart: bool = False) -> None:
-    """Load the checkpoint in `folder`, if there is one.
+    """Load the checkpoint in `folder`, if there is one, and write its history again.
 
     Raises InputError if the checkpoint belongs to another training, is damaged, or has more steps than the settings.
     With `restart` the last two cases start a new training instead; a damaged file is renamed, with a warning.
@@ -264,6 +270,8 @@ def resume(state: State, folder: Path, *, restart: bool = False) -> None:
         with safe_open(path, "pt") as stored:
             header = json.loads((stored.metadata() or {}).get("training", "{}"))
             named = {name: stored.get_tensor(name) for name in stored.keys()} if header.get("key") == state.key else {}
+            if named and header.pop("digest", None) != _digest(header, named):
+                raise ValueError("it has other values than were written")
     except (SafetensorError, ValueError, AttributeError, TypeError) as error:  # metadata of another form
         if not restart:
             raise InputError(f"{path} is damaged ({error}); move it away to start again") from None
@@ -279,3 +287,4 @@ def resume(state: State, folder: Path, *, restart: bool = False) -> None:
         raise InputError(f"{folder} was already trained for {header['step']} steps, more than {steps}; set more steps")
     state.restore(named, header["step"])
     state.metadata = header.get("metadata", {})
+    write_table(Path(folder) / "history.parquet", state.history())  # the one there may be damaged, or of more steps

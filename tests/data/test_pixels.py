@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -447,3 +449,19 @@ def test_validation_into_the_cache_finds_what_validation_alone_finds(manifest: M
     assert alone.unreadable["uid"].tolist() == ["u1"]
     everything = read_into(cache(tmp_path), Manifest(manifest.rows.loc[["u1"]], FINDINGS, manifest.root), (8,))
     assert (len(everything.unreadable), everything.hashes) == (1, {})
+
+
+def test_a_disk_that_is_full_gives_one_line_and_the_next_call_goes_on(manifest: Manifest, tmp_path: Path) -> None:
+    """The system refuses longer files, as a full disk does in the middle of one."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+        with pytest.raises(InputError, match="File too large; free space") as error:
+            cache(tmp_path).images(manifest, 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "\n" not in str(error.value)
+    held = cache(tmp_path).images(manifest, 64)[:, 0].numpy()
+    np.testing.assert_allclose(held, oracle(manifest, 64), rtol=0, atol=1)

@@ -354,3 +354,10 @@ def test_lora_leaves_as_a_file_for_its_base_model(
     after = bare(noise, 500, text).sample
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, model.unet(noise, 500, text).sample, atol=1e-5, rtol=1e-4)
+    weights = run.folder / "denoiser" / "pytorch_lora_weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(medlt.InputError, match=r"pytorch_lora_weights\.safetensors: is not what this run made"):
+        run.export("diffusers", tmp_path / "damaged")
+    assert not (tmp_path / "damaged").exists()

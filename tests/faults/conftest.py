@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -12,36 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "reference" / "faults.md"
 OUTCOMES = HERE / "outcomes.json"
 """What comes of every strike, as docs/reference/faults.md says."""
-RUN = """
-output_dir: run
-seed: 3
-size: 32
-threads: 1
-data: {kind: phantom, patients: 24, size: 64, imbalance: 8}
-codec: {kind: train, width: 8, levels: 3, steps: 4, batch_size: 4}
-denoiser: {width: 8, steps: 4, batch_size: 8, checkpoint_every: 2}
-method: {kind: noise, num_inference_steps: 2}
-targets: {tail_below: 8, head_above: 20, count: 10, max_per_finding: 3, num_candidates: 2}
-checks: {folds: 2, verifier_quantile: 0.01, near_copy: null}
-classifier: {size: 32, steps: 4, batch_size: 8, evaluate_every: 2}
-"""
-EXPERIMENT = """
-output_dir: experiment
-artifacts_dir: run/artifacts
-seed: 3
-threads: 1
-data: {kind: manifest, path: run/stages/data/manifest.parquet}
-targets: {tail_below: 8, head_above: 20}
-classifier: {size: 32, steps: 4, batch_size: 8, evaluate_every: 2}
-sources: {noise: {run: run}}
-arms: {noise: {source: noise}}
-evaluation: {seeds: 2, n_bootstrap: 100, steps: 4, synthetic_fraction: 0.2, synthetic_weight: 0.3}
-"""
+PLACE = {"output_dir": "run", "data": {"kind": "phantom", "patients": 24, "size": 64, "imbalance": 8}}
+EXPERIMENT = {
+    "output_dir": "experiment",
+    "artifacts_dir": "run/artifacts",
+    "data": {"kind": "manifest", "path": "run/stages/data/manifest.parquet"},
+    "sources": {"noise": {"run": "run"}},
+    "arms": {"noise": {"source": "noise"}},
+    "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2, "synthetic_weight": 0.3},
+}
 COMMANDS = {
     "convert": ("convert", "dicom", "converted", "--workers", "2"),
     "augment": ("augment", "run.yaml"),
@@ -65,18 +51,12 @@ STRUCK = {
     "audit": ["run"], "release": ["run"], "verify": ["release"],
 }  # fmt: skip
 """The folders whose files are struck: those that a command writes, and those that it reads."""
-STORES = r"(run|trained)/(artifacts|stages/shards)/.*"
-NOT_READ = {
-    "convert": [], "augment": [], "train": [STORES], "verify": [],
-    "evaluate": [STORES, r"run/(?!config.yaml|run.json|manifest|plan|checks|images|stages/data/phantom).*"],
-    "audit": [r"run/artifacts/(classifier|codec_check|images-32)/.*",
-              r"run/stages/(shards|rejected|data/phantom/(labels|ph)).*",
-              r"run/(codec_check|grid|rejected|training|scores|panels|denoiser).*"],
-    "release": [r"run/artifacts/(classifier|codec_check|images|latents|pixels).*", r"run/stages/data/phantom/.*",
-                r"run/(codec_check|grid|rejected|training|panels|report|SCORECARD|scorecard|DATASHEET|MODEL).*"],
-}  # fmt: skip
-"""Files of these folders that the command does not open, by label."""
 SPARED = re.compile(r"[^/]*/run\.log|.*\.lock|.*\.work/.*|.*/artifacts/pixels/.*|.*/samples/.*")
+"""Files that no command reads again once it has ended; a damaged index of decoded files costs time alone."""
+PUTS = ("open", "os.rename", "os.link")
+"""The events that put a file into place."""
+WORK = ".work/"
+"""In the names of files that an artifact is made of, which a test of its own damages."""
 SAME = "same bytes"
 SHORT, WRITE = bool(os.environ.get("MEDLT_FAULTS_SHORT")), bool(os.environ.get("MEDLT_FAULTS_WRITE"))
 UNEQUAL = re.compile(
@@ -141,6 +121,7 @@ class Rig:
     outcomes: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     begun: dict[str, list[Any]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     short: bool = SHORT
     brief: bool = SHORT and not WRITE
 
@@ -155,8 +136,13 @@ class Rig:
         if WRITE:
             known = json.loads(OUTCOMES.read_text())
             for command, files in self.outcomes.items():
+                struck = {(WORK in what, fault) for what, cells in files.items() for fault in cells}
+                for what, cells in known.get(command, {}).items():
+                    for fault in {fault for work, fault in struck if work == (WORK in what)}:
+                        cells.pop(fault, None)
                 for what, faults in files.items():
                     known.setdefault(command, {}).setdefault(what, {}).update(faults)
+                known[command] = {what: cells for what, cells in known[command].items() if cells}
             OUTCOMES.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
             before, _, rest = PAGE.read_text().partition(BEGIN)
             PAGE.write_text(before + BEGIN + tables(known) + END + rest.partition(END)[2])
@@ -167,69 +153,90 @@ class Rig:
         """Where every command is struck; the same place, since a run knows its files by their paths."""
         return self.home / "place"
 
+    def before(self, command: str) -> Path:
+        """The workplace as the command meets it: with its configs and files alone, or after the command it needs."""
+        if command in AFTER:
+            return self.clean(AFTER[command])
+        if not (folder := self.home / "prepared").exists():
+            prepare(folder, self.settings)
+        return folder
+
     def clean(self, command: str) -> Path:
-        """The workplace as the command left it, made once, after the command that it needs."""
+        """The workplace as the command left it, made once."""
         folder = self.home / "clean" / command
         if not folder.exists():
-            before = self.clean(AFTER[command]) if command in AFTER else None
-            shutil.rmtree(self.place, ignore_errors=True)
-            if before is not None:
-                shutil.copytree(before, self.place)
-            else:
-                prepare(self.place)
-            [(code, said, _)] = self.strike(command, at=self.place)
+            place = self.begin(command)
+            [(code, said, changes)] = self.strike(command, at=place)
             assert code == CODES.get(command, 0), said
-            shutil.copytree(self.place, folder)
+            self.begun[command] = changes
+            shutil.copytree(place, folder)
         return folder
 
     def fresh(self, command: str) -> Path:
-        """A new copy of the workplace."""
-        clean = self.clean(command)
+        """A new copy of the workplace in which the command has ended; a release, which is made once, is not there."""
+        return self.begin(command) if command == "release" else self.copied(self.clean(command))
+
+    def begin(self, command: str) -> Path:
+        """A new copy of the workplace in which the command has not begun."""
+        return self.copied(self.before(command))
+
+    def copied(self, folder: Path) -> Path:
+        """The place, with a copy of this folder in it."""
         shutil.rmtree(self.place, ignore_errors=True)
-        shutil.copytree(clean, self.place)
+        shutil.copytree(folder, self.place)
         return self.place
 
     def files(self, command: str) -> dict[str, str]:
         """One file of each kind that the command wrote or read: label -> name below the workplace."""
         found: dict[str, str] = {}
         for folder in STRUCK[command]:
-            for path in sorted((self.clean(command) / folder).rglob("*")):
-                name = path.relative_to(self.clean(command)).as_posix()
-                if path.is_file() and not SPARED.fullmatch(name):
-                    found.setdefault(label(name), name)
-        return {what: name for what, name in found.items() if not any(re.fullmatch(p, what) for p in NOT_READ[command])}
-
-    def begin(self, command: str) -> Path:
-        """A copy in which the command was stopped before it wrote its first table; what was trained is there."""
-        folder = self.fresh(command) / FOLDERS[command]
-        for path in folder.iterdir():
-            if command != "audit" and path.name not in ("artifacts", "stages", "config.yaml"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if command in ("convert", "release"):
-            shutil.rmtree(folder)
-        return self.place
-
-    def changes(self, command: str) -> list[Any]:
-        """The changes that a command makes in the folder of `begin`, in order."""
-        if command not in self.begun:
-            [(code, said, changes)] = self.strike(command, at=self.begin(command))
-            assert code == CODES.get(command, 0), said
-            self.begun[command] = changes
-        return self.begun[command]
+            found |= self.kinds(self.clean(command), f"{folder}/**/*")
+        return {what: name for what, name in found.items() if not SPARED.fullmatch(name)}
 
     @staticmethod
-    def label(name: str) -> str:
-        """The kind of a file."""
-        return label(name)
+    def kinds(place: Path, names: str) -> dict[str, str]:
+        """One file of each kind, the first of these names below a workplace: label -> name."""
+        files = sorted(path.relative_to(place).as_posix() for path in place.glob(names) if path.is_file())
+        return {label(name): name for name in reversed(files)}
+
+    def written(self, command: str) -> set[str]:
+        """The kinds of files that the command makes or changes."""
+        before, after = (everything(folder) for folder in (self.before(command), self.clean(command)))
+        return {label(name) for name, data in after.items() if before.get(name) != data}
+
+    def moments(self, command: str) -> dict[str, list[dict[str, str]]]:
+        """For each kind of file, in order, its first change and the one that puts it into place, as parts of a strike.
+
+        The change that puts a file into place is its rename, its link, or its opening. What the command writes for a
+        while only, as in the work folder of an artifact, is among them, and artifacts as whole folders.
+        """
+        self.clean(command)
+        kinds: dict[str, dict[tuple[str, str], None]] = {}
+        for event, name in self.begun[command]:
+            mask = pattern(name)
+            kinds.setdefault(final(mask), {})[(event, mask)] = None
+        moments = {}
+        for what, events in kinds.items():
+            puts = [one for one in events if one[0] in PUTS]
+            if puts and not what.endswith(".lock"):
+                moments[what] = [{"event": e, "name": regular(mask)} for e, mask in (next(iter(events)), puts[-1])]
+        return moments
+
+    def opened(self, command: str) -> list[str]:
+        """The kinds of files that the command writes under their own names, neither renamed nor in a folder that is."""
+        direct = {"event": "open"}
+        moments = self.moments(command).items()
+        return [what for what, (_, put) in moments if put == direct | {"name": regular(what)} and WORK not in what]
 
     @staticmethod
     def code(command: str) -> int:
         """The exit code of a command that does its work."""
         return CODES.get(command, 0)
 
-    def known_same(self, command: str, fault: str, what: str) -> bool:
-        """Whether the table says that this strike changes nothing."""
-        return self.known.get(command, {}).get(what, {}).get(fault) == SAME
+    def may_be_same(self, command: str, fault: str, what: str) -> bool:
+        """Whether this strike changes nothing as far as the table knows, which may know of a flipped bit alone."""
+        cells = {**self.known.get(command, {}).get(what, {}), **self.outcomes.get(command, {}).get(what, {})}
+        return cells.get(fault, cells.get("flip", SAME)) == SAME
 
     def again(self, command: str, fault: str, *what: str) -> str:
         """Run the command; note what comes of it: the same bytes, or one line."""
@@ -241,25 +248,26 @@ class Rig:
 
         The short form compares exit codes with those of the page, the full one the lines as well.
         """
-        outcome, problem = self.judge(command, code, said)
+        outcome, problem = self.judge(command, code, said, what)
         for one in what:
             self.outcomes.setdefault(command, {}).setdefault(one, {})[fault] = outcome
             wanted = self.known.get(command, {}).get(one, {}).get(fault)
-            alike = wanted is None or outcome.partition(":")[0] == wanted.partition(":")[0]
+            alike = wanted is not None and outcome.partition(":")[0] == wanted.partition(":")[0]
             if not problem and not WRITE and outcome != wanted and not (SHORT and alike):
                 problem = f"{outcome!r}, and docs/reference/faults.md says {wanted!r}; `make faults WRITE=1` writes it"
         if problem:
             self.problems.append(f"{command}, {', '.join(what)}, {fault}: {problem}")
         return outcome
 
-    def judge(self, command: str, code: int, said: str) -> tuple[str, str]:
-        """What the table says of an end, and what is wrong with it."""
+    def judge(self, command: str, code: int, said: str, what: Sequence[str]) -> tuple[str, str]:
+        """What the table says of an end, and what is wrong with it. A struck file that is only read stays as it is."""
         said = said.replace(f"{self.place}/", "")
         if "Traceback" in said or code not in (0, 1, 2):
             return "broken", f"exit code {code}: {said[-1500:]}"
         if code == CODES.get(command, 0):
-            folder = FOLDERS[command]
-            differ = differences(self.clean(command) / folder, self.place / folder)
+            folder, only_read = FOLDERS[command], {*what} - self.written(command)
+            names = differences(self.clean(command) / folder, self.place / folder)
+            differ = [name for name in names if label(f"{folder}/{name}") not in only_read]
             return (SAME, "") if not differ else ("other bytes", f"other bytes: {differ}")
         lines = [line.removeprefix("medlt: ") for line in said.splitlines() if re.match(r"medlt: (?!warning)", line)]
         if command == "verify" and code == 1:
@@ -273,8 +281,29 @@ class Rig:
 
 def label(name: str) -> str:
     """The kind of a file: its name without the digest of an artifact, its subfolder, or the uid of an image."""
-    name = re.sub(r"(/[0-9a-f]{1,3})*/[0-9a-f]{16}(\.parquet)?(?=/|$)", r"/*\2", name)
-    return re.sub(r"(masks|images|dicom)/(.*/)?[^/]*\.(png|dcm)$", r"\1/*.\3", name)
+    name = re.sub(r"(/[0-9a-f]{1,3})*/(\.?)[0-9a-f]{16}(?=[./]|$)", r"/\2*", name)
+    return re.sub(r"(masks|images|dicom|samples)/(.*/)?[^/]*\.(png|dcm)$", r"\1/*.\3", name)
+
+
+def pattern(name: str) -> str:
+    """The kind of a name, which may be temporary, without the process that writes it."""
+    return re.sub(rf"(\.{re.escape(platform.node())})?\.\d+\.tmp\b", ".*.tmp", label(name))
+
+
+def regular(mask: str) -> str:
+    """The regular expression of the names of this kind; images and artifacts of a kind may be in subfolders."""
+    return re.escape(mask).replace(r"/\*\.", r"/.*\.").replace(r"\*", "(?:[0-9a-f]{1,3}/)*[^/]*")
+
+
+def final(mask: str) -> str:
+    """The kind of the file that a temporary one becomes."""
+    mask = re.sub(r"(^|/)\.([^/]+)\.\*\.tmp(\.[^/]*)?(?=/|$)", r"\1\2", mask)
+    return label(re.sub(r"\*\.fresh(?=/|$)", "*", mask))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files of a folder, by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def differences(whole: Path, other: Path) -> list[str]:
@@ -284,19 +313,20 @@ def differences(whole: Path, other: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def rig(striker: Striker, tmp_path_factory: pytest.TempPathFactory) -> Rig:
+def rig(striker: Striker, tmp_path_factory: pytest.TempPathFactory, tiny_settings: dict[str, Any]) -> Rig:
     """What strikes commands; a command is run before it is struck for the first time."""
     known = json.loads(OUTCOMES.read_text()) if OUTCOMES.exists() else {}
-    return Rig(striker, tmp_path_factory.mktemp("faults"), known)
+    return Rig(striker, tmp_path_factory.mktemp("faults"), known, settings=tiny_settings)
 
 
-def prepare(place: Path) -> None:
+def prepare(place: Path, settings: dict[str, Any]) -> None:
     """Write the configs, and a folder of DICOM files of which two are equal and one is torn."""
     from medlt.data.phantom.write import write_phantom
 
     (place / "dicom").mkdir(parents=True)
-    (place / "run.yaml").write_text(RUN)
-    (place / "experiment.yaml").write_text(EXPERIMENT)
+    common = {name: settings[name] for name in ("seed", "threads", "targets", "classifier")}
+    (place / "run.yaml").write_text(yaml.safe_dump(settings | PLACE))
+    (place / "experiment.yaml").write_text(yaml.safe_dump(common | EXPERIMENT))
     write_phantom(place.with_name("phantom"), patients=20, seed=1, size=64)
     films = sorted(place.with_name("phantom").rglob("*.dcm"))[:4]
     for number, film in enumerate((films[0], *films)):

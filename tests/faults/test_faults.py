@@ -3,13 +3,13 @@
 import json
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medlt.recipes._sealed import with_checksum
+from medlt.records import with_checksum
 
 pytestmark = pytest.mark.faults
 
@@ -18,8 +18,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
     "remove": lambda file: file.unlink(),
 }
-
-
+GROUPS = 6
+"""Files that seem to change nothing are damaged in so many groups, neighbours in different ones."""
 QUICK = ("convert", "augment", "release", "verify")
 """The commands of the short form; of the others it has the flipped bit, the swap and the versions alone."""
 
@@ -33,51 +33,88 @@ def flipped(data: bytes) -> bytes:
 @pytest.mark.parametrize("fault", DAMAGE)
 @pytest.mark.parametrize("command", ["convert", "augment", "train", "evaluate", "audit", "release", "verify"])
 def test_damage(rig: Any, command: str, fault: str) -> None:
-    """One file of each kind is damaged. The short form damages at once all those that change nothing."""
+    """One file of each kind is damaged; those that seem to change nothing in groups, in the short form in one."""
     if fault != "flip" and command not in QUICK:
         rig.only_in_full()
     files = rig.files(command)
     alone = ("converted/.convert/files.jsonl",)  # what knows of the other files
-    together = [one for one in files if rig.short and one not in alone and rig.known_same(command, fault, one)]
-    singly = [[one] for one in files if one not in together][: 4 if rig.brief else None]
-    for what in [*singly, together] if together else singly:
+    same = [one for one in files if one not in alone and rig.may_be_same(command, fault, one)]
+    count = 1 if rig.short else GROUPS
+    groups = [group for group in (same[number::count] for number in range(count)) if group]
+    singly = [[one] for one in files if one not in same]
+    queue = [*singly[: 2 if rig.brief else None], *groups]
+    for what in queue:
         place = rig.fresh(command)
-        if command == "release":
-            shutil.rmtree(place / "release")
         for one in what:
             DAMAGE[fault](place / files[one])
-        rig.again(command, fault, *what)
+        [(code, said, _)] = rig.strike(command, at=place)
+        if len(what) > 1 and rig.judge(command, code, said, what)[0] != "same bytes":
+            queue += [what[: len(what) // 2], what[len(what) // 2 :]]
+        else:
+            rig.note(command, fault, what, code, said)
     rig.end()
 
 
 WRITERS = ["convert", "augment", "train", "evaluate", "audit", "release"]
 
 
-def struck(rig: Any, command: str) -> list[str]:
-    """The files that a command puts into place, in order, one of each kind; the short form has three of them."""
-    renamed = [name for event, name in rig.changes(command) if event == "os.rename" and ".tmp" not in name]
-    kinds = {rig.label(name): name for name in reversed(renamed)}
-    names = [*reversed(kinds.values())]
-    assert names, "nothing was put into place by a rename, so a kill may leave half a file"
-    return [names[0], names[len(names) // 2], names[-1]] if rig.short and len(names) > 3 else names
+LOGS = ("/run.log", "/.convert/files.jsonl")
+"""Files that are added to line by line; a reader leaves out a torn last line."""
+
+
+def chosen(rig: Any, command: str) -> dict[str, list[dict[str, str]]]:
+    """The moments of every kind of file that a command writes; the short form has three of them."""
+    moments = rig.moments(command)
+    names, unseen = [*moments], {one for one in rig.written(command) if not one.endswith(".lock")} - {*moments}
+    assert not unseen, f"written without a change that was seen: {unseen}"
+    torn = [one for one in rig.opened(command) if not one.endswith(LOGS)]
+    assert not torn, f"written under their own names, so a kill may leave half of them: {torn}"
+    few = (names[0], names[len(names) // 2], names[-1]) if rig.brief else names
+    return {what: moments[what] for what in few}
+
+
+def stays(rig: Any, command: str, names: Iterable[str]) -> list[str]:
+    """Those of these kinds that are there when the command has ended; the page lists them."""
+    return [one for one in names if one in rig.written(command)]
 
 
 @pytest.mark.parametrize("command", WRITERS)
 def test_kill(rig: Any, command: str) -> None:
-    """SIGKILL when a file was written under a temporary name, and when it was just put into place, at every file.
+    """SIGKILL just before every kind of file is put into place, and just after the last one.
 
-    The short form kills before one file and after the next.
+    Each process goes on where the one before was killed: with the file in place, and nothing of the next.
     """
     if command not in QUICK:
         rig.only_in_full()
-    names = struck(rig, command)
+    moments = chosen(rig, command)
     place = rig.begin(command)
-    for number, name in enumerate(names):
-        for later in (number % 2,) if rig.short else (0, 1):
-            strike = {"how": "kill", "event": "os.rename", "name": name, "later": later}
+    for what, (_, put) in moments.items():
+        for later in (0, 1) if what == [*moments][-1] else (0,):
+            strike = put | {"how": "kill", "later": later}
             [(code, said, _)] = rig.strike(command, strike, at=place)
-            assert code in (-signal.SIGKILL, rig.code(command)), said  # a conversion repeats nothing that is finished
-    rig.again(command, "kill", *map(rig.label, names))
+            if code != -signal.SIGKILL:  # what was finished before a kill is not written again
+                [(code, said, _)] = rig.strike(command, strike, at=rig.begin(command))
+            assert code == -signal.SIGKILL, f"{what}, {later}: {said}"
+    rig.again(command, "kill", *stays(rig, command, moments))
+    rig.end()
+
+
+@pytest.mark.parametrize("fault", DAMAGE)
+def test_damage_of_unfinished_work(rig: Any, fault: str) -> None:
+    """An artifact's process is killed before it puts the artifact into place; then a file of its work is damaged."""
+    rig.only_in_full()
+    for kind, (_, put) in rig.moments("augment").items():
+        if not kind.endswith("/*"):
+            continue
+        place = rig.begin("augment")
+        [(code, said, _)] = rig.strike("augment", put | {"how": "kill", "later": 0}, at=place)
+        assert code == -signal.SIGKILL, said
+        halted = place.rename(place.with_name("halted"))
+        work = {what: name for what, name in rig.kinds(halted, f"{kind}.work/**/*").items() if "/samples/" not in what}
+        for what, name in work.items():
+            DAMAGE[fault](rig.copied(halted) / name)
+            rig.again("augment", fault, what)
+        shutil.rmtree(halted)
     rig.end()
 
 
@@ -86,13 +123,13 @@ def test_full_disk(rig: Any, command: str) -> None:
     """No space is left from the moment when a file is about to be written: one line; then there is space again."""
     if command not in QUICK:
         rig.only_in_full()
-    names = struck(rig, command)
+    moments = chosen(rig, command)
     place = rig.begin(command)
-    for name in names:
-        begun = (Path(name).parent / f".{Path(name).name}.*").as_posix()
-        event = "os.remove" if Path(name).suffix else "os.mkdir"  # of the temporary file or folder
-        [(code, said, _)] = rig.strike(command, {"how": "full", "event": event, "name": begun}, at=place)
-        rig.note(command, "full", [rig.label(name)], code, said)
+    for what, (first, _) in moments.items():
+        [(code, said, _)] = rig.strike(command, first | {"how": "full"}, at=place)
+        rig.note(command, "full" if [*stays(rig, command, [what])] else "full, of what goes", [what], code, said)
+        if code == rig.code(command):
+            place = rig.begin(command)
     rig.again(command, "space again", "all of them")
     rig.end()
 
@@ -132,12 +169,10 @@ def test_moved(rig: Any, command: str) -> None:
     if command not in QUICK:
         rig.only_in_full()
     place = rig.fresh(command)
-    if command == "release":
-        shutil.rmtree(place / "release")
     other = place.rename(place.with_name("another place"))
     [(code, said, _)] = rig.strike(command, at=other)
     other.rename(place)
-    rig.note(command, "move", ["the folder"], code, said)
+    rig.note(command, "move", ["the folder"], code, said.replace(f"{other}", f"{place}"))
     rig.end()
 
 
@@ -163,8 +198,6 @@ SWAPS = {
 def test_swap(rig: Any, command: str) -> None:
     """Two input images change places under their names between two calls."""
     place, (what, pattern) = rig.fresh(command), SWAPS[command]
-    if command == "release":
-        shutil.rmtree(place / "release")
     swapped(sorted(place.glob(pattern)))
     assert rig.again(command, "swap", what) != "same bytes"
     rig.end()
@@ -198,8 +231,6 @@ VERSIONS = {
 def test_other_versions(rig: Any, command: str) -> None:
     """Another version of torch, or of a format, made the folder."""
     place, (what, name) = rig.fresh(command), VERSIONS[command]
-    if command == "release":
-        shutil.rmtree(place / "release")
     record = json.loads((place / name).read_text())
     record |= {"versions": {**record["versions"], "torch": "0.1"}} if "versions" in record else {"format": "medlt 0"}
     record.pop("checksum", None)

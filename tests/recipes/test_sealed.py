@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from medlt.cli import app
 from medlt.files import write_json
-from medlt.recipes._sealed import FREE, TABLES, read_record, require_sealed, seal, with_checksum
+from medlt.recipes._sealed import FREE, TABLES, read_record, require_sealed, seal
+from medlt.records import with_checksum
 from medlt.types import InputError
 
 CONFIG = "output_dir: {place}\nartifacts_dir: null\nworkers: 1\nseed: 3\nsize: 32\n"
@@ -78,3 +81,25 @@ def test_every_flipped_bit_of_the_record_is_noticed(run: Path) -> None:
 
 def test_a_folder_without_a_record_has_no_seal(tmp_path: Path) -> None:
     require_sealed(tmp_path)
+
+
+READERS = ("report {run}", "export {run} {out} --format imagefolder", "export {run} {out} --format diffusers")
+DAMAGED = ("manifest.parquet", "training.parquet", "failures.csv", "config.yaml", "run.json", "an image")
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("command", READERS)
+def test_a_damaged_run_is_neither_shown_nor_exported(finished: Path, tmp_path: Path, command: str, name: str) -> None:
+    """One bit in the middle of a file is another: one line, and nothing is written."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(finished, run)
+    args = command.format(run=run, out=out).split()
+    file = run / name if name != "an image" else sorted((run / "images").glob("*.png"))[0]
+    data, page = file.read_bytes(), (run / "report.html").read_bytes()
+    at = data.index(b"seed: 3") + 6 if name == "config.yaml" else len(data) // 2
+    file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] if data else b"\1")
+    done = CliRunner().invoke(app, args)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"{file.parent if name == 'an image' else file}: " in done.stderr
+    assert not out.exists()
+    assert (run / "report.html").read_bytes() == page

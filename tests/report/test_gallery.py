@@ -21,6 +21,7 @@ from medlt.report import gallery
 from medlt.report.formatting import script
 from medlt.report.gallery import in_turn
 from medlt.report.html import write_report
+from medlt.types import InputError
 
 Read = Callable[..., Any]
 
@@ -262,3 +263,10 @@ def test_filters_match_one_reason_of_several() -> None:
         ({"reason": "b"}, False),
     ):
         assert node(f"matches({json.dumps(data)}, {json.dumps(chosen)})") is result
+
+
+def test_a_rejected_image_that_is_missing_is_not_left_out(pictured: Path) -> None:
+    rows = pd.DataFrame({"finding": ["Mass"], "file": ["rejected_images/x.png"]}, index=pd.Index(["x"], name="uid"))
+    rows.to_parquet(pictured / "rejected_images.parquet")
+    with pytest.raises(InputError, match=r"rejected_images/x\.png: is missing; restore it"):
+        write_report(pictured)

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,17 +231,40 @@ def test_a_nan_in_a_checkpoint_equals_itself(tmp_path: Path) -> None:
     assert checkpoint.first_difference(tmp_path / "x", kept | {"b": kept["a"]}) == "b"
 
 
+def flipped(data: bytes, at: int) -> bytes:
+    """The same bytes but for one bit."""
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "the end is missing": lambda data: data[:-40],
+    "a bit of the last value": lambda data: flipped(data, len(data) - 1),
+    "a bit in the middle": lambda data: flipped(data, len(data) // 2),
+    "another step": lambda data: data.replace(b'step\\": 3', b'step\\": 2'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_checkpoint_is_renamed_and_the_training_starts_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
 ) -> None:
     train(tmp_path / "whole")
     train(tmp_path / "cut", replace(TRAINING, steps=3))
     path = tmp_path / "cut" / checkpoint.FILE
-    path.write_bytes(path.read_bytes()[:-40])
+    path.write_bytes(damage(path.read_bytes()))
     train(tmp_path / "cut")
     assert same_files(tmp_path / "whole", tmp_path / "cut")
     assert "state.safetensors is damaged; it was renamed to state.damaged" in caplog.text
     assert path.with_suffix(".damaged").is_file()
+
+
+def test_a_damaged_history_of_a_finished_training_is_written_again(tmp_path: Path) -> None:
+    train(tmp_path)
+    path = tmp_path / "history.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(flipped(whole, len(whole) // 2))
+    train(tmp_path)
+    assert path.read_bytes() == whole
 
 
 def test_a_damaged_checkpoint_raises_without_restart(tmp_path: Path) -> None:
