@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,15 +86,23 @@ def test_equal_exports_have_equal_bytes(tiny_run: medlt.Run, tmp_path: Path) -> 
         assert file.read_bytes() == (two / "data" / file.name).read_bytes()
 
 
-def test_a_missing_image_is_named(tiny_run: medlt.Run, tmp_path: Path) -> None:
+def test_a_missing_image_is_named(tiny_run: medlt.Run, tmp_path: Path, reseal: Callable[[Path], None]) -> None:
     import shutil
 
     shutil.copytree(tiny_run.folder, tmp_path / "run")
     run = medlt.Run(tmp_path / "run")
-    uid = str(run.images().rows.index[0])
-    Manifest.read(tmp_path / "run" / "manifest.parquet").local_file(uid).unlink()
-    with pytest.raises(medlt.InputError, match=rf"no such file \(uid {uid}\)"):
+    manifest = Manifest.read(tmp_path / "run" / "manifest.parquet")
+    made = run.images().rows.index
+    manifest.local_file(str(made[0])).unlink()
+    with pytest.raises(medlt.InputError, match="images: is not what this run wrote; restore it"):
         run.export("parquet", tmp_path / "out")
+    shutil.copytree(tiny_run.folder / "images", tmp_path / "run" / "images", dirs_exist_ok=True)
+    real = next(str(uid) for uid in manifest.split("train").rows.index if uid not in made)
+    moved = manifest.moved(lambda path: path if path != manifest.rows.at[real, "path"] else "nowhere.png")
+    Manifest(moved, manifest.findings, manifest.root).write(tmp_path / "run" / "manifest.parquet")
+    reseal(run.folder)
+    with pytest.raises(medlt.InputError, match=rf"no such file \(uid {real}\)"):
+        run.export("parquet", tmp_path / "out", real=True)
     assert not (tmp_path / "out").exists()
 
 
