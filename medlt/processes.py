@@ -29,6 +29,8 @@ POLL = 0.2
 PATIENCE = timedelta(days=7)
 """How long a process waits for another one, which may encode a whole collection meanwhile. A dead one is seen at once,
 by its closed connection."""
+GRACE_S = 10.0
+"""How long a process that failed without a word waits for the one that reports why."""
 FAILED = "medlt/failed"
 _board: list[Any] = []
 """The key-value store of torchrun, which outlives a process of the training."""
@@ -142,6 +144,12 @@ def speaks(error: BaseException | None = None) -> bool:
         return bool(_board[0].add(FAILED, 1) == 1)
     except RuntimeError:
         return first()
+
+
+def end_later() -> None:
+    """Wait until torchrun ends this process: it ends all others as soon as one has failed, also one that still reports
+    the error."""
+    time.sleep(GRACE_S)
 
 
 def named(line: str) -> str:

@@ -101,6 +101,7 @@ def edge(as_json: bool = False, volume: bool | None = None, several: bool = Fals
     except (Exception, KeyboardInterrupt) as error:
         line, code = _ending(error)
         if not processes.speaks(error):
+            processes.end_later()
             raise typer.Exit(code) from None
         if not line:
             _print_fault(error, terminal)

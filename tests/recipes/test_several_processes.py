@@ -36,6 +36,23 @@ def start(place: Path, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, *command], cwd=place, stdout=pipe, stderr=pipe, text=True)
 
 
+def test_a_process_that_reports_nothing_waits_for_the_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun ends all processes as soon as one has ended with an error."""
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    ends = {}
+    for rank in ("0", "1"):
+        for name, value in {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "localhost"}.items():
+            monkeypatch.setenv(name, value)
+        ends[rank] = CliRunner().invoke(app, ["augment", str(tmp_path / "tiny.yaml")])
+        assert ends[rank].exit_code == 2
+        assert bool(ends[rank].stderr) == (rank == "0")
+        assert (sum(waited) >= 5) == (rank == "1")
+
+
 def test_a_start_by_torchrun_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     process = start(tmp_path, "-m", "torch.distributed.run", "--nproc_per_node", "2", *AUGMENT)
