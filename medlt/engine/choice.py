@@ -53,13 +53,14 @@ def ready(engine: EngineChoice, module: str) -> Iterator[None]:
     Its workers import `module`, that of the tasks, while this process goes on. Raises InputError as `run_tasks` does,
     and for more GPUs than there are.
     """
+    if engine.address is None:
+        engine.environments()
     if engine.kind == "ray":
         from medlt.engine.on_ray import connected
 
         with connected(engine, module):
             yield
         return
-    engine.environments()
     start_early(module)
     yield
 

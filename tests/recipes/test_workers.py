@@ -95,15 +95,20 @@ def test_shards_that_never_appear_are_one_line(
 
 
 @pytest.mark.parametrize(
-    ("engine", "words"), [("ray", "engine: ray is not installed"), ("local", "gpus: 64 requested")]
+    ("given", "words"),
+    [
+        ({"kind": "ray"}, "engine: ray is not installed"),
+        ({"kind": "ray", "gpus": 64}, "gpus: 64 requested, but CUDA_VISIBLE_DEVICES has 2"),
+        ({"gpus": 64}, "gpus: 64 requested, but CUDA_VISIBLE_DEVICES has 2"),
+    ],
 )
 def test_an_engine_that_cannot_start_ends_the_run_before_any_training(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, words: str
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], words: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     one = config(tiny, tmp_path / "run", "fusion", artifacts_dir=str(tmp_path / "artifacts"), workers=2)
-    one = one.model_copy(update={"engine": EngineConfig(kind=engine, gpus=64 if engine == "local" else 0)})
+    one = one.model_copy(update={"engine": EngineConfig(**given)})
     with pytest.raises(InputError, match=words):
         augment(one)
     assert not list((tmp_path / "artifacts").rglob("*.safetensors"))
