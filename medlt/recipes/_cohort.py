@@ -240,11 +240,16 @@ def _require_positives(config: configs.RunConfig | configs.EvaluateConfig, manif
 
 
 def _require_unchanged(run: RunFolder[Any], now: Manifest) -> None:
-    """Raise InputError if rows, labels or images differ from those that the run stored when it began."""
+    """Raise InputError if rows, labels or images differ from those that the run stored when it began.
+
+    A stored table that is damaged is as one that is missing: it is written again.
+    """
     file = run.path(str(REAL_ROWS))
-    if not file.is_file():
+    try:
+        before = Manifest.read(file) if file.is_file() else now
+    except InputError as error:
+        log.warning("%s: it is written again", str(error).partition(";")[0])
         return
-    before = Manifest.read(file)
     if before.digest() == now.digest():
         return
     shared = before.rows.index.intersection(now.rows.index)
