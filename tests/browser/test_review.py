@@ -51,7 +51,7 @@ def wait_for(page: Any, place: str, text: str) -> None:
 
 
 def ready(page: Any, number: int = 1) -> Any:
-    """Wait until an image is there."""
+    """Wait until an image is there; before that, the page takes no answer."""
     wait_for(page, "#place", f"^image {number} ")
     page.evaluate("document.querySelector('#frame img').decode()")
     return page
@@ -82,11 +82,12 @@ def test_keys_answer_walk_and_undo(address: str, open_page: Open, tmp_path: Path
     page = ready(open_page(address))
     page.keyboard.type("rpy")
     page.keyboard.press("Enter")
-    page.keyboard.type("si")
+    ready(page, 2).keyboard.type("si")
     page.keyboard.press("ArrowRight")
-    page.keyboard.type("snu")
+    ready(page, 3).keyboard.type("snu")
     page.keyboard.type("z")  # absent again
     page.keyboard.press("ArrowLeft")
+    ready(page, 2)
     assert pressed(page) == ["synthetic", "implausible"]
     page.keyboard.type("i")  # taken back
     page.keyboard.type("c")
