@@ -43,6 +43,8 @@ def test_a_process_that_reports_nothing_waits_for_the_one_that_does(
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("logging.disable", lambda level: None)  # it would last beyond this test
+    monkeypatch.setattr("warnings.simplefilter", lambda action: None)
     ends = {}
     for rank in ("0", "1"):
         for name, value in {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "localhost"}.items():
